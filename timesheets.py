@@ -1,0 +1,1185 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8"]
+# ///
+"""The Timesheets API: one database of hours for programs and people, guarded by OAuth 2.0 access tokens.
+
+External contractors track time in other tools; a cron job (sync.py) uploads their entries here, people add and
+read their own, managers approve. Timesheets decide pay, so every route but the public ones stands behind
+`@requires("scope")`, which enforces the issuer, the audience and the scope of an Auth0 access token (a JWT).
+
+    AUTH0_DOMAIN=tenant.eu.auth0.com AUTH0_AUDIENCE=https://api.exampleco.com/timesheets python timesheets.py
+
+Words used below, as the RFCs use them:
+
+    issuer      who signs tokens: the Auth0 tenant, https://TENANT/ with the slash
+    audience    for whom a token is meant: this API's identifier
+    claims      what a token states: iss, aud, exp, iat, sub, scope ...
+    scope       what a token permits, words with spaces between
+    key set     the issuer's public keys (JWKS, RFC 7517), each with a key id (kid)
+    client      the program that calls, `source` in an entry; the person it calls for is the token's subject
+
+    batch:upload        /timesheets/upload                      the cron job
+    create:timesheets   POST /timesheets                        people
+    read:timesheets     GET /timesheets, /reports/weekly        people
+    delete:timesheets   DELETE /timesheets/ID                   people
+    approve:timesheets  /approvals, and others' entries         managers
+"""
+
+import argparse
+import base64
+import collections
+import contextlib
+import csv
+import dataclasses
+import functools
+import hashlib
+import http.client
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+import socket
+import sqlite3
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+import uuid
+from datetime import UTC, date, datetime, timedelta
+
+import bottle
+import jwt
+from bottle import request, response
+from cryptography.exceptions import UnsupportedAlgorithm
+
+log = logging.getLogger("timesheets")
+
+# ---- Settings: read from the environment, all faults reported at once ----
+
+LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+
+
+class Faults(ValueError):
+    """Everything that is wrong with some input, as one list: sentences, or `{"field", "detail"}` for an entry."""
+
+
+def url(text):
+    """An absolute address, encrypted unless it stays on this machine."""
+    parts = urllib.parse.urlsplit(text)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError("must be a plain https:// address")
+    if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
+        raise ValueError("must start with https://; what goes over http:// can be read and changed on its way")
+    return text
+
+
+def issuer(text):
+    """The expected `iss`: https://DOMAIN/ for a bare domain, a full URL exactly as written."""
+    if "://" in text:
+        return url(text)
+    if not re.fullmatch(r"[A-Za-z0-9.-]+\.[A-Za-z0-9-]+/?", text):
+        raise ValueError("must be a domain such as tenant.eu.auth0.com, or a full https:// issuer URL")
+    return f"https://{text.rstrip('/')}/"
+
+
+def words(text):
+    """Values with commas between them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def number(low, high):
+    """A reader of whole numbers from `low` to `high`."""
+
+    def read(text):
+        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def setting(variable, meaning, default=dataclasses.MISSING, read=str):
+    """A field of Settings: the variable, what it is or where it is found, the default, how its text is read."""
+    return dataclasses.field(default=default, metadata={"variable": variable, "meaning": meaning, "read": read})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that the API is told from outside. Each variable is a command-line flag too."""
+
+    issuer: str = setting(
+        "AUTH0_DOMAIN", "the tenant's domain (Auth0 dashboard > Settings), or an issuer URL", read=issuer
+    )
+    audience: str = setting("AUTH0_AUDIENCE", "the API's identifier (Auth0 dashboard > Applications > APIs)")
+    jwks_url: str = setting("JWKS_URL", "where the key set is, if not right below the issuer", "", url)
+    extra_issuers: tuple = setting("EXTRA_ISSUERS", "further accepted `iss` values that share the keys", (), words)
+    user_claim: str = setting("USER_CLAIM", "the claim that names a person", "sub")
+    database_url: str = setting("DATABASE_URL", "the path of the SQLite file", "timesheets.db")
+    host: str = setting("HOST", "the address to listen on", "127.0.0.1")
+    port: int = setting("PORT", "the port to listen on; 0 takes a free one", 8080, number(0, 65535))
+    workers: int = setting("WORKERS", "how many processes serve", 1, number(1, 64))
+    tls_cert: str = setting("TLS_CERT", "the certificate chain's file (PEM), to serve HTTPS without a proxy", "")
+    tls_key: str = setting("TLS_KEY", "the file of that certificate's private key (PEM)", "")
+    cors_origins: tuple = setting("CORS_ORIGINS", "browser origins that may call, with commas between", (), words)
+    public_url: str = setting("PUBLIC_URL", "this API's own URL as its callers see it", "", url)
+
+    @classmethod
+    def from_env(cls, env):
+        """Build settings from a mapping such as `os.environ`. :raise Faults: a sentence for each fault."""
+        values, faults = {}, []
+        for field in dataclasses.fields(cls):
+            variable, meaning, read = field.metadata.values()
+            text = env.get(variable, "").strip()
+            try:
+                if text:
+                    values[field.name] = read(text)
+                elif field.default is dataclasses.MISSING:
+                    raise ValueError("is not set")
+            except ValueError as fault:
+                faults.append(f"{variable} {fault}. It is {meaning}.")
+        if bool(values.get("tls_cert")) != bool(values.get("tls_key")):
+            faults.append("TLS_CERT and TLS_KEY belong together. Only one of them is set.")
+        if faults:
+            raise Faults(faults)
+        return cls(**values)
+
+
+# ---- Problems: every error has one shape, RFC 9457 ----
+
+
+class Problem(bottle.HTTPError):
+    """An error's status, a stable code for programs and a sentence for people; `errors` names the fields at fault.
+
+    `challenge` completes WWW-Authenticate (RFC 6750 section 3). `reason` goes to the log and never to the caller.
+    """
+
+    def __init__(self, status, code, detail, errors=None, challenge=None, reason=None, retry_after=None):
+        super().__init__(status, detail)
+        self.code, self.detail, self.errors, self.reason = code, detail, errors, reason
+        if challenge is not None:
+            self.set_header("WWW-Authenticate", 'Bearer realm="timesheets"' + challenge)
+        if retry_after is not None:
+            self.set_header("Retry-After", retry_after)
+
+
+BOTTLES_OWN = {  # errors that Bottle raises itself, in our words
+    400: ("bad_request", "This is not a request as HTTP has it."),
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take that method; the Allow header names those it takes."),
+}
+
+
+def problem_json(error):
+    """Bottle's error handler: every error, Bottle's own included, as application/problem+json."""
+    if error.status_code == 405:
+        methods = {"OPTIONS", *error.headers["Allow"].split(",")}
+        response.set_header("Allow", ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods)))
+        if request.method == "OPTIONS":
+            response.status = 204
+            return b""
+    code, detail = BOTTLES_OWN.get(error.status_code, ("internal_error", "Something went wrong in the API."))
+    if isinstance(error, Problem):
+        code, detail = error.code, error.detail
+        log.info("%s %r: %s %s: %s", request.method, request.path, error.status_code, code, error.reason or detail)
+    title = http.client.responses.get(error.status_code, "Error")
+    problem = {"type": "about:blank", "title": title, "status": error.status_code, "detail": detail, "code": code}
+    if getattr(error, "errors", None):
+        problem["errors"] = error.errors
+    response.content_type = "application/problem+json"
+    return json.dumps(problem).encode()
+
+
+def fence(handler):
+    """Bottle plugin around every route: what nobody foresaw is logged under an id, and the caller gets the id only."""
+
+    @functools.wraps(handler)
+    def fenced(**arguments):
+        try:
+            return handler(**arguments)
+        except bottle.HTTPResponse:
+            raise
+        except Exception as fault:  # the one place that catches everything
+            incident = uuid.uuid4().hex
+            log.exception("incident %s in %s %r", incident, request.method, request.path)
+            raise Problem(
+                500, "internal_error", f"Something went wrong in the API. Its log says more at {incident}."
+            ) from fault
+
+    return fenced
+
+
+# ---- Storage: SQLite, where an answered upload survives a power cut ----
+
+# Versions of the schema, oldest first. Rows are never deleted: an entry that goes away is voided.
+SCHEMA = [
+    """
+    CREATE TABLE entry (
+        id INTEGER PRIMARY KEY,           -- rows stay for ever, so no id is ever used twice
+        source TEXT NOT NULL,             -- the client that wrote it; no client touches another's rows
+        external_id TEXT,                 -- the tracker's key; NULL for what people typed themselves
+        user_id TEXT NOT NULL CHECK (length(user_id) BETWEEN 1 AND 200),
+        date TEXT NOT NULL CHECK (length(date) = 10),   -- the person's calendar day, as written
+        project TEXT NOT NULL CHECK (length(project) BETWEEN 1 AND 200),
+        seconds INTEGER NOT NULL CHECK (seconds BETWEEN 1 AND 86400),   -- whole seconds add up, hours do not
+        description TEXT NOT NULL,
+        approved INTEGER NOT NULL DEFAULT 0 CHECK (approved IN (0, 1)),
+        voided INTEGER NOT NULL DEFAULT 0 CHECK (voided IN (0, 1) AND approved + voided < 2),
+        changed_at TEXT NOT NULL,         -- when this version was written, UTC,
+        changed_by TEXT NOT NULL,         -- and by which client or person
+        UNIQUE (source, external_id)      -- the last line of defence against doubling
+    ) STRICT;
+    CREATE INDEX entry_by_user ON entry (user_id, date, id) WHERE voided = 0;
+    CREATE INDEX entry_by_date ON entry (date, id) WHERE voided = 0;
+    CREATE INDEX entry_by_source ON entry (source, date, id) WHERE voided = 0;
+    CREATE INDEX entry_waiting ON entry (date, id) WHERE voided = 0 AND approved = 0;
+    CREATE TABLE history (                -- each version that a change replaced, and who replaced it when
+        entry_id INTEGER NOT NULL REFERENCES entry (id),
+        user_id TEXT NOT NULL, date TEXT NOT NULL, project TEXT NOT NULL, seconds INTEGER NOT NULL,
+        description TEXT NOT NULL, approved INTEGER NOT NULL, voided INTEGER NOT NULL,
+        changed_at TEXT NOT NULL, changed_by TEXT NOT NULL, replaced_at TEXT NOT NULL, replaced_by TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX history_by_entry ON history (entry_id);
+    CREATE TABLE replay (                 -- first answers under an Idempotency-Key, to be given again
+        user_id TEXT NOT NULL, key TEXT NOT NULL, body_sha256 TEXT NOT NULL, answer TEXT NOT NULL,
+        PRIMARY KEY (user_id, key)
+    ) STRICT
+    """,
+]
+
+UNAVAILABLE = {  # SQLite's result codes for trouble that is not the request's
+    sqlite3.SQLITE_BUSY: (503, "database_busy", "The database is busy; try again."),
+    sqlite3.SQLITE_READONLY: (503, "database_unavailable", "The database cannot be written now; try again later."),
+    sqlite3.SQLITE_IOERR: (503, "database_unavailable", "The database's disk does not answer; try again later."),
+    sqlite3.SQLITE_CANTOPEN: (503, "database_unavailable", "The database cannot be opened now; try again later."),
+    sqlite3.SQLITE_FULL: (507, "storage_full", "The database's disk is full, nothing was stored; try again later."),
+}
+
+
+class Database:
+    """A SQLite file. Its connections are lent out, one to a thread at a time, and kept for the next."""
+
+    def __init__(self, path):
+        self.path, self.idle = path, collections.deque()
+
+    def open(self):
+        """A new connection: another writer is waited for 5 s, every commit is on the disk before it is answered."""
+        connection = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
+        connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
+        return connection
+
+    @contextlib.contextmanager
+    def connection(self):
+        """Lend a connection. :raise Problem: 503 or 507 for trouble that passes."""
+        try:
+            connection = self.idle.pop() if self.idle else self.open()
+            yield connection
+            self.idle.append(connection)
+        except sqlite3.OperationalError as fault:
+            trouble = UNAVAILABLE.get(fault.sqlite_errorcode & 0xFF)
+            if trouble is None:
+                raise
+            raise Problem(*trouble, reason=fault, retry_after=5) from fault
+
+    @contextlib.contextmanager
+    def transaction(self, keep=True):
+        """Lend a connection in a write transaction: all of it is stored or nothing; nothing when `keep` is false."""
+        with self.connection() as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT" if keep else "ROLLBACK")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def read(self, sql, values=()):
+        """All rows of a query, as tuples."""
+        with self.connection() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def migrate(self):
+        """Bring the file's schema to this version. :raise Faults: it is no database of ours, or a newer program's."""
+        try:
+            with self.transaction() as db:
+                ((found,),) = db.execute("PRAGMA user_version")
+                for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
+                    for statement in re.sub(r"--.*", "", statements).split(";"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {version:d}")
+        except (sqlite3.Error, Problem) as fault:
+            raise Faults(
+                [f"DATABASE_URL: {self.path} is no database that can be used: {fault.__cause__ or fault}."]
+            ) from fault
+        if found > len(SCHEMA):
+            raise Faults(
+                [f"DATABASE_URL: {self.path} has schema {found}, from a newer program. This one knows {len(SCHEMA)}."]
+            )
+
+
+def utc_now():
+    """The time of a change, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def keep_history(db, who, ids):
+    """Copy entries into the history. Whatever changes an entry calls this first."""
+    db.executemany(
+        "INSERT INTO history SELECT id, user_id, date, project, seconds, description, approved, voided, changed_at,"
+        " changed_by, ?, ? FROM entry WHERE id = ?",
+        [(utc_now(), who, entry_id) for entry_id in ids],
+    )
+
+
+# ---- Tokens: the key set, verify, requires ----
+
+LEEWAY = 5  # seconds by which the issuer's clock and ours may differ
+FRESH, USABLE = 600, 86_400  # seconds until a key set is fetched anew, and for how long it serves if that fails
+PAUSE, DEADLINE = 30, 5  # seconds between two fetches, so that made-up key ids cannot cause a flood; and for one
+ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+TOKEN_TYPES = {"jwt", "at+jwt", "application/at+jwt"}  # DPoP proofs and logout tokens are none of these
+BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
+BROKEN_KEY = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError, AttributeError)
+BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
+
+
+class InvalidToken(Exception):
+    """Why a token is refused, for the log; the caller learns less."""
+
+
+def fetch_keys(address):
+    """The issuer's key set as {kid: PyJWK}. :raise OSError, ValueError, HTTPException: it cannot be had."""
+    opener, body, end = urllib.request.OpenerDirector(), b"", time.monotonic() + DEADLINE
+    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+        opener.add_handler(handler())  # none for redirects: the keys come from the issuer and nobody else
+    with opener.open(address, timeout=DEADLINE) as answer:
+        while chunk := answer.read1(65_536):
+            body += chunk
+            if len(body) > 256 * 1024 or time.monotonic() > end:
+                raise ValueError("the answer is longer or slower than a key set's")
+        if answer.status != 200:
+            raise ValueError(f"the issuer answered {answer.status}")
+    return usable_keys(json.loads(body))
+
+
+def usable_keys(document):
+    """The keys of a JWKS that may verify tokens (RFC 7517 section 4), by key id. :raise ValueError: there are none.
+
+    Left out: symmetric, encryption and malformed keys, keys without an id, RSA below 2048 bits. A key that names no
+    algorithm gets the first of its type (RS256 for RSA); a token's header never chooses.
+    """
+    keys = {}
+    members = document.get("keys") if isinstance(document, dict) else None
+    for jwk in members if isinstance(members, list) else []:
+        try:
+            key = jwt.PyJWK(jwk)
+            strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
+            if strong and jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"]):
+                keys.setdefault(jwk["kid"], key)
+        except BROKEN_KEY:
+            continue  # one bad member must not take the good ones away
+    if not keys:
+        raise ValueError("the answer holds no key that may verify a token")
+    return keys
+
+
+class KeySet:
+    """The issuer's key set: kept, refreshed, and in an outage kept on with.
+
+    One thread at a time fetches. A request waits for it only when it cannot be judged otherwise.
+    """
+
+    def __init__(self, address, clock=time.monotonic):
+        self.address, self.clock = address, clock
+        self.keys, self.fetched, self.tried = {}, float("-inf"), float("-inf")
+        self.lock, self.thread = threading.Lock(), threading.Thread()
+
+    def state(self):
+        """`fresh`; `stale` when the issuer has not answered for a while and the last set serves on; else `none`."""
+        age = self.clock() - self.fetched
+        return "fresh" if age <= FRESH else "stale" if age <= USABLE else "none"
+
+    def find(self, kid):
+        """The key with this id. :raise InvalidToken: the issuer has none. :raise Problem: 503, it cannot be asked."""
+        asked = False
+        if kid not in self.keys or self.state() == "none":
+            asked = self.refresh(wait=True)
+        elif self.state() == "stale":
+            self.refresh(wait=False)
+        state = self.state()
+        if kid in self.keys and state != "none":
+            return self.keys[kid]
+        if state == "fresh" and not (asked and self.fetched < self.tried):
+            raise InvalidToken(f"the issuer has no key {kid!r}")
+        detail = "The issuer's signing keys cannot be fetched, so this token cannot be judged now; try again later."
+        raise Problem(503, "keys_unavailable", detail, reason=f"key {kid!r}, key set {state}", retry_after=PAUSE)
+
+    def refresh(self, wait):
+        """Fetch in a thread, unless that was tried a moment ago; -> whether an attempt was waited for."""
+        with self.lock:
+            if not self.thread.is_alive():
+                if self.clock() - self.tried < (PAUSE if self.keys else DEADLINE):  # without keys, sooner
+                    return False
+                self.tried = self.clock()
+                self.thread = threading.Thread(target=self.fetch, daemon=True)
+                self.thread.start()
+            thread = self.thread
+        if wait:
+            thread.join(DEADLINE)
+        return wait
+
+    def fetch(self):
+        """One attempt; a failure leaves the old set in place."""
+        try:
+            keys = fetch_keys(self.address)
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
+            log.warning("the key set at %s cannot be fetched: %s", self.address, fault)
+        else:
+            self.keys, self.fetched = keys, self.tried
+
+
+Caller = collections.namedtuple("Caller", "client person scopes starts expires")  # person is None for a machine
+
+
+def signed_claims(settings, token, key):
+    """The claims of a token that `key` signed for this API (RFC 7519, 8725, 9068). :raise InvalidToken: in any doubt."""
+    options = {"require": ["exp", "iat", "sub"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+    algorithms, issuers = [key.algorithm_name], [settings.issuer, *settings.extra_issuers]
+    try:
+        decoded = jwt.decode_complete(token, key, algorithms, options, audience=settings.audience, issuer=issuers)
+    except (jwt.PyJWTError, ValueError) as fault:
+        raise InvalidToken(f"{type(fault).__name__}: {fault}") from fault
+    if str(decoded["header"].get("typ", "JWT")).lower() not in TOKEN_TYPES:
+        raise InvalidToken("its type is not an access token's")
+    if "cnf" in decoded["payload"]:
+        raise InvalidToken("it is bound to a key (cnf), and this API cannot check the proof")
+    return decoded["payload"]
+
+
+def judge(settings, token, key):
+    """What a token signed by `key` permits, as a Caller: a pure function, which never looks at the clock.
+
+    :raise InvalidToken: the token is not for this API, or a claim has the wrong type.
+    """
+    claims = signed_claims(settings, token, key)
+    texts = {name: claims.get(name, "") for name in ("sub", "scope", "azp", "client_id", "gty", settings.user_claim)}
+    times = {name: claims.get(name, 0) for name in ("exp", "iat", "nbf")}
+    permissions = claims.get("permissions", [])
+    if not all(type(value) is str and not BAD_CHARACTER.search(value) for value in texts.values()) or not texts["sub"]:
+        raise InvalidToken(f"one of {', '.join(texts)} is not plain text")
+    if not all(type(value) in (int, float) and 0 <= value < 2**53 for value in times.values()):
+        raise InvalidToken("one of exp, iat, nbf is not a time")
+    if type(permissions) is not list or not all(type(permission) is str for permission in permissions):
+        raise InvalidToken("permissions is not a list of texts")
+    subject, client = texts["sub"], texts["azp"] or texts["client_id"] or texts["sub"]
+    machine = (
+        texts["gty"] == "client-credentials"
+        or subject.endswith("@clients")
+        or subject in (texts["azp"], texts["client_id"])
+    )
+    person = None if machine else texts[settings.user_claim].strip()[:200]
+    scopes = frozenset(texts["scope"].split(" ")) | frozenset(permissions)
+    return Caller(client, person, scopes, max(times["iat"], times["nbf"]), times["exp"])
+
+
+def verify(token, app):
+    """The Caller that a token speaks for. :raise InvalidToken: it does not convince. :raise Problem: 503, no keys.
+
+    Checks signature, algorithm, type, issuer, audience and times. Does not check scopes (`requires` does) nor whether
+    the token was revoked before its time: a self-contained token cannot tell.
+    """
+    try:
+        kid = json.loads(base64.urlsafe_b64decode(token[: token.index(".")] + "=="))["kid"]
+    except (ValueError, LookupError, TypeError, RecursionError) as fault:
+        raise InvalidToken("its header cannot be read, or names no key") from fault
+    if type(kid) is not str or len(token) > 16_384:
+        raise InvalidToken("its key id is not text, or it is longer than any real token")
+    caller, now = app.judge(token, app.keys.find(kid)), app.clock()
+    if caller.expires + LEEWAY <= now:
+        raise InvalidToken("it has expired")
+    if caller.starts - LEEWAY > now:
+        raise InvalidToken("it is not valid yet")
+    return caller
+
+
+def bearer_token(header):
+    """The token in an Authorization header. :raise Problem: 401 without one, 400 for a malformed one (RFC 6750 3.1)."""
+    scheme = re.split(r"[\s,]", header or "", maxsplit=1)[0].lower()
+    # Two headers arrive as one with a comma, characters outside ASCII as an empty one; both are malformed.
+    if header is None or (scheme not in ("bearer", "") and "," not in header):
+        raise Problem(401, "token_required", "This needs an access token: Authorization: Bearer TOKEN", challenge="")
+    match = BEARER.fullmatch(header)
+    if match is None:
+        detail = "The Authorization header must stand once and hold the word Bearer, a space and the token."
+        raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
+    return match[1]
+
+
+def requires(scope, machines=False):
+    """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
+
+    Stands *below* the route's decorator. The handler finds the Caller in `request.caller`.
+    """
+
+    def guard(handler):
+        @functools.wraps(handler)
+        def guarded(**arguments):
+            try:
+                caller = verify(bearer_token(request.environ.get("HTTP_AUTHORIZATION")), request.app)
+            except InvalidToken as reason:
+                raise Problem(
+                    401, "invalid_token", BAD_TOKEN, challenge=', error="invalid_token"', reason=reason
+                ) from None
+            if scope not in caller.scopes:
+                raise insufficient_scope(scope)
+            if not machines and not caller.person:
+                raise Problem(403, "person_required", NO_PERSON, reason=caller.client)
+            request.caller = caller
+            return handler(**arguments)
+
+        guarded.scope = scope
+        return guarded
+
+    return guard
+
+
+BAD_TOKEN = "The access token is malformed, expired or not meant for this API; get a new one."
+NO_PERSON = "This is a person's business, and the token speaks for a program or names no person; sign in as a person."
+
+
+def insufficient_scope(scope):
+    """The Problem of a token that permits too little."""
+    challenge = f', error="insufficient_scope", scope="{scope}"'
+    return Problem(403, "insufficient_scope", f"This needs a token with the scope {scope}.", challenge=challenge)
+
+
+# ---- Input: what an entry, a body and a query must be ----
+
+MAX_BODY, MAX_ROWS = 8 * 1024 * 1024, 10_000
+DECIMAL = re.compile(r"\s*\d+(\.\d*)?(e[+-]?\d{1,3})?\s*", re.ASCII | re.IGNORECASE)
+TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d+)?)?"
+ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
+JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
+
+
+def text(low, high):
+    """A reader of text of `low` to `high` characters, which it trims."""
+
+    def read(value):
+        if type(value) is not str:
+            raise ValueError("must be text")
+        value = value.strip()
+        if not low <= len(value) <= high:
+            raise ValueError(f"must have {low} to {high} characters")
+        if not value.isprintable() and BAD_CHARACTER.search(value):
+            raise ValueError("must not hold control characters or broken Unicode")
+        return value
+
+    return read
+
+
+@functools.lru_cache(maxsize=4096)
+def calendar_date(written):
+    """YYYY-MM-DD, an ISO date-time or Java's Date.toString() as YYYY-MM-DD: the date as written, whatever the zone."""
+    if match := ISO_DATE.fullmatch(written):
+        return date.fromisoformat(match[1]).isoformat()
+    if match := JAVA_DATE.fullmatch(written):
+        return datetime.strptime(f"{match[1]} {match['year']}", "%b %d %Y").date().isoformat()
+    raise ValueError
+
+
+def day(value):
+    """A reader of calendar dates."""
+    try:
+        return calendar_date(value)
+    except (ValueError, TypeError):
+        raise ValueError("must be a date such as 2026-11-20") from None
+
+
+def worked_day(value):
+    """A reader of days on which somebody can have worked: from 2000 to tomorrow, wherever they are."""
+    written = day(value)
+    if not "2000-01-01" <= written <= (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%d"):
+        raise ValueError("must be from 2000-01-01 to tomorrow")
+    return written
+
+
+def hours(value):
+    """A reader of hours, as whole seconds. The form `not 0 < x <= 24` refuses NaN too."""
+    if type(value) is str and DECIMAL.fullmatch(value):
+        value = float(value)
+    if type(value) not in (int, float):
+        raise ValueError("must be a number of hours such as 7.5")
+    if not 0 < value <= 24 or round(value * 3600) == 0:
+        raise ValueError("must be more than 0 and at most 24")
+    return round(value * 3600)
+
+
+def tombstone(value):
+    """A reader of the mark that an entry is gone upstream."""
+    if value is not True:
+        raise ValueError("must be true, or left out")
+
+
+OWN_ENTRY = {"date": worked_day, "project": text(1, 200), "hours": hours, "description": text(0, 5000)}
+UPLOADED_ENTRY = {"user_id": text(1, 200), **OWN_ENTRY, "external_id": text(1, 200)}
+VOIDED_ENTRY = {"external_id": text(1, 200), "deleted": tombstone}
+OPTIONAL = {"description": "", "external_id": None}
+SERVER_SETS = {"id", "user_id", "approved", "source"}
+
+
+def read_entry(row, readers):
+    """The fields of a JSON object, each read by its reader. :raise Faults: every `{"field", "detail"}` at fault."""
+    if type(row) is not dict:
+        raise Faults([{"field": "", "detail": "must be a JSON object"}])
+    entry, faults = {}, []
+    for field, read in readers.items():
+        try:
+            if field in row:
+                entry[field] = read(row[field])
+            elif field in OPTIONAL and "deleted" not in readers:
+                entry[field] = OPTIONAL[field]
+            else:
+                raise ValueError("is missing")
+        except ValueError as fault:
+            faults.append({"field": field, "detail": str(fault)})
+    for field in row.keys() - readers.keys():
+        detail = "is set by the server" if field in SERVER_SETS else "unknown field"
+        faults.append({"field": field[:200], "detail": detail})
+    if faults:
+        raise Faults(faults)
+    return entry
+
+
+def object_of(pairs):
+    """A JSON object. A name that stands twice is an error: readers disagree on which of the two counts."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise Problem(400, "duplicate_key", "An object in the JSON body has one name twice.")
+    return members
+
+
+def no_number(name):
+    """Python's reader would take NaN and Infinity, which JSON does not have."""
+    raise Problem(400, "malformed_json", f"The body is not JSON: {name} is no JSON number.")
+
+
+def read_body():
+    """The request's body. :raise Problem: 415 it is not JSON, 413 it is over the limit, which its length may tell."""
+    media, _, parameters = request.environ.get("CONTENT_TYPE", "").lower().partition(";")
+    if media.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
+        raise Problem(415, "unsupported_media_type", "The body must be JSON in UTF-8: Content-Type: application/json")
+    length = request.content_length
+    if length < 0:  # chunked: no length is stated, and one byte more than the limit tells enough
+        length = MAX_BODY + 1 if request.environ.get("wsgi.input_terminated") else 0
+    body = request.environ["wsgi.input"].read(length) if length <= MAX_BODY + 1 else None
+    if body is None or len(body) > MAX_BODY:
+        limit = f"{MAX_BODY // 1024**2} MiB"
+        raise Problem(413, "too_large", f"The body is over the limit of {limit}; send fewer rows at once.")
+    return body
+
+
+def read_json(body):
+    """The body's JSON value. :raise Problem: 400, with line and column where there is one."""
+    try:
+        return json.loads(body.decode(), object_pairs_hook=object_of, parse_constant=no_number)
+    except json.JSONDecodeError as fault:
+        where = f"{fault.msg} at line {fault.lineno}, column {fault.colno}"
+        raise Problem(400, "malformed_json", f"The body is not JSON: {where}.") from fault
+    except (ValueError, RecursionError) as fault:
+        raise Problem(400, "malformed_json", "The body is not UTF-8, or no JSON that an entry could be.") from fault
+
+
+def read_query(readers):
+    """The query's parameters, each read by its reader. :raise Problem: 400, naming every parameter at fault."""
+    values, faults = {}, []
+    try:
+        pairs = urllib.parse.parse_qsl(request.query_string, keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError as fault:
+        raise Problem(400, "invalid_query", "The query is not UTF-8, or has too many parameters.") from fault
+    for name, value in pairs:
+        try:
+            if name not in readers:
+                raise ValueError("unknown parameter; known here: " + (", ".join(readers) or "none"))
+            if name in values:
+                raise ValueError("stands twice")
+            values[name] = readers[name](value)
+        except ValueError as fault:
+            faults.append({"field": name[:200], "detail": str(fault)})
+    if faults:
+        raise Problem(400, "invalid_query", "The query has faults; errors names them.", faults)
+    return values
+
+
+def flag(value):
+    """A reader of yes and no."""
+    if value not in ("0", "1", "false", "true"):
+        raise ValueError("must be 1 or 0")
+    return int(value in ("1", "true"))
+
+
+def page_mark(value):
+    """A reader of a page's start: the date and id after which it begins."""
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d\.\d{1,18}", value, re.ASCII):
+        raise ValueError("must be as in the Link header of the page before")
+    return [value[:10], int(value[11:])]
+
+
+def grouping(value):
+    """A reader of a report's groups."""
+    if value not in ("user", "project", "user,project", "project,user"):
+        raise ValueError("must be user, project or user,project")
+    return value.replace("user", "user_id").split(",")
+
+
+# ---- Answers: JSON, or CSV for spreadsheets ----
+
+COLUMNS = "id, user_id, date, project, seconds, description, approved, source, external_id"
+KEYS = COLUMNS.replace("seconds", "hours").split(", ")
+
+
+def entry_json(row):
+    """A row of COLUMNS as callers see it. Hours are rounded here, once."""
+    entry = dict(zip(KEYS, row, strict=True))
+    return entry | {"hours": round(entry["hours"] / 3600, 4), "approved": entry["approved"] == 1}
+
+
+def answer(value, status=200, location=None):
+    """Send JSON."""
+    response.status, response.content_type = status, "application/json"
+    if location is not None:
+        response.set_header("Location", f"{request.app.settings.public_url.rstrip('/')}/timesheets/{location}")
+    return json.dumps(value).encode()
+
+
+def answer_list(items, columns):
+    """Send a bare JSON array, or CSV (RFC 4180) to a caller who accepts text/csv."""
+    response.add_header("Vary", "Accept")
+    if "text/csv" not in request.environ.get("HTTP_ACCEPT", ""):
+        return answer(items)
+    sheet = io.StringIO()
+    csv.writer(sheet).writerows([columns, *([cell(item[column]) for column in columns] for item in items)])
+    response.content_type = "text/csv; charset=utf-8"
+    return sheet.getvalue().encode()
+
+
+def cell(value):
+    """A CSV cell that no spreadsheet takes for a formula."""
+    if type(value) is bool:
+        return str(value).lower()
+    return "'" + value if type(value) is str and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+FILTERS = {"from": "date >= ?", "to": "date <= ?", "project": "project = ?", "approved": "approved = ?"}
+PAGE = {"limit": number(1, 1000), "after": page_mark}
+
+
+def answer_entries(condition, values, query):
+    """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288)."""
+    conditions, values = [condition, "voided = 0"], list(values)
+    for name, filtered in FILTERS.items():
+        if name in query:
+            conditions.append(filtered)
+            values.append(query[name])
+    if "after" in query:
+        conditions.append("(date, id) > (?, ?)")
+        values += query["after"]
+    limit = query.get("limit", 100)
+    sql = f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(conditions)} ORDER BY date, id LIMIT ?"
+    rows = request.app.db.read(sql, [*values, limit + 1])
+    if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
+        after = {"after": f"{rows[limit - 1][2]}.{rows[limit - 1][0]}"}
+        following = urllib.parse.urlencode(dict(urllib.parse.parse_qsl(request.query_string)) | after)
+        base = request.app.settings.public_url.rstrip("/")
+        response.set_header("Link", f'<{base}{request.path}?{following}>; rel="next"')
+    return answer_list([entry_json(row) for row in rows[:limit]], KEYS)
+
+
+# ---- Routes: uploads, for programs ----
+
+api = bottle.Bottle()  # collects the routes; create_app() makes the application
+api.install(fence)
+ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
+
+
+@api.post("/timesheets/upload")
+@requires("batch:upload", machines=True)
+def upload():
+    """Take one entry, or an array of up to 10,000, into the client's own source; `external_id` says which is which.
+
+    One object: 201 created, 200 already there or updated. :raise 422: invalid. :raise 409: approved.
+    An array: 200 and a result for each row, whatever becomes of it. The answer leaves after the commit, and sending
+    the same again changes nothing. With `?dry_run=1` nothing is stored.
+    """
+    dry_run = read_query({"dry_run": flag}).get("dry_run", 0)
+    sent = read_json(read_body())
+    rows = sent if type(sent) is list else [sent]
+    if len(rows) > MAX_ROWS:
+        raise Problem(413, "too_many_rows", f"An upload holds at most {MAX_ROWS:,} rows, this one {len(rows):,}.")
+    results, entries = read_rows(rows)
+    with request.app.db.transaction(keep=not dry_run) as db:
+        upsert(db, request.caller.client, entries, results)
+        stored = None if rows is sent else find(db, "id = ?", [results[0].get("id")])
+    for result in results:
+        if dry_run and result["status"] == "created":
+            result["id"] = None  # an id that another entry will get would mislead
+    if rows is not sent:
+        return answer_one(results[0], stored)
+    counts = collections.Counter(result["status"] for result in results)
+    statuses = ("created", "updated", "unchanged", "deleted", "rejected")
+    return answer({**{status: counts[status] for status in statuses}, "results": results})
+
+
+def answer_one(result, stored):
+    """The answer to a single object: the flat entry; for one that was voided, the result."""
+    if result["status"] == "rejected":
+        status = 409 if result["code"] == "approved" else 422
+        raise Problem(status, result["code"], "The entry was not stored; errors says why.", result["errors"])
+    if stored is None or result["status"] == "deleted":
+        return answer(result)
+    entry = entry_json(stored) | {"id": result["id"]}
+    return answer(entry, 201, entry["id"]) if result["status"] == "created" else answer(entry)
+
+
+def read_rows(rows):
+    """Read every row of an upload -> (results, entries): a result for each row, and the entries to store.
+
+    An entry is (index, external_id, fields): fields in the order of FIELDS, or None to void it.
+    """
+    results, entries, first = [], [], {}
+    for index, row in enumerate(rows):
+        result = {"index": index, "external_id": None, "status": "rejected"}
+        results.append(result)
+        try:
+            gone = type(row) is dict and "deleted" in row
+            entry = read_entry(row, VOIDED_ENTRY if gone else UPLOADED_ENTRY)
+            key = result["external_id"] = entry["external_id"]
+            if key is not None and first.setdefault(key, index) != index:
+                detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
+                result["code"] = "duplicate"
+                raise Faults([{"field": "external_id", "detail": detail}])
+            entries.append((index, key, None if gone else tuple(entry[field] for field in FIELDS)))
+        except Faults as faults:
+            result |= {"code": result.get("code", "invalid"), "errors": faults.args[0]}
+            if type(row) is dict and type(row.get("external_id")) is str:
+                result["external_id"] = row["external_id"]
+    return results, entries
+
+
+FIELDS = ("user_id", "date", "project", "hours", "description")
+APPROVED = {"field": "approved", "detail": "is true, so this entry cannot change until its approval is taken back"}
+
+
+def upsert(db, source, entries, results):
+    """Bring the source's entries to what was sent and complete the results."""
+    known = known_entries(db, source, [key for _, key, _ in entries if key is not None])
+    new, changes = [], []
+    for index, key, fields in entries:
+        result, (entry_id, approved, voided, *stored) = results[index], known.get(key, (None, 0, 1))
+        if (fields is None and voided) or (not voided and fields == tuple(stored)):
+            result["status"] = "unchanged"
+        elif approved:
+            result |= {"code": "approved", "errors": [APPROVED]}
+        elif entry_id is None:
+            result["status"] = "created"
+            new.append((result, (source, key, *fields)))
+        else:
+            result["status"] = "deleted" if fields is None else "updated"
+            changes.append((*(fields or stored), int(fields is None), utc_now(), source, entry_id))
+        if entry_id is not None:
+            result["id"] = entry_id
+    keep_history(db, source, [change[-1] for change in changes])
+    db.executemany(
+        "UPDATE entry SET user_id = ?, date = ?, project = ?, seconds = ?, description = ?, voided = ?,"
+        " changed_at = ?, changed_by = ? WHERE id = ?",
+        changes,
+    )
+    for (result, _), entry_id in zip(new, insert(db, source, [row for _, row in new]), strict=True):
+        result["id"] = entry_id
+
+
+def known_entries(db, source, keys):
+    """What the source has under these external ids, void ones included: {external_id: (id, approved, voided, *FIELDS)}."""
+    rows = db.execute(
+        "SELECT external_id, id, approved, voided, user_id, date, project, seconds, description FROM entry"
+        f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})",
+        [source, *keys],
+    )
+    return {key: old for key, *old in rows}
+
+
+def insert(db, who, rows):
+    """Store new rows (source, external_id, *FIELDS) -> their ids. Until the commit nobody else can take these ids."""
+    ((last,),) = db.execute("SELECT coalesce(max(id), 0) FROM entry")
+    ids, now = range(last + 1, last + 1 + len(rows)), utc_now()
+    db.executemany(
+        "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at, changed_by)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(entry_id, *row, now, who) for entry_id, row in zip(ids, rows, strict=True)],
+    )
+    return ids
+
+
+def find(db, condition, values):
+    """The first row of COLUMNS that meets the condition, or None."""
+    return db.execute(f"SELECT {COLUMNS} FROM entry WHERE {condition}", values).fetchone()
+
+
+@api.get("/timesheets/upload")
+@requires("batch:upload", machines=True)
+def uploaded():
+    """What this source has between `from` and `to`, so that a cron job can compare it with its tracker."""
+    query = read_query({"from": day, "to": day, **PAGE})
+    return answer_entries("source = ? AND external_id IS NOT NULL", [request.caller.client], query)
+
+
+# ---- Routes: own entries, for people ----
+
+
+@api.post("/timesheets")
+@requires("create:timesheets")
+def create():
+    """Add an entry for the person whose token this is: 201. :raise 422: a field is at fault.
+
+    With an Idempotency-Key the same body gets the first answer again. :raise 422: the key came with another body.
+    """
+    read_query({})
+    body, key, caller = read_body(), idempotency_key(), request.caller
+    try:
+        entry = read_entry(read_json(body), OWN_ENTRY)
+    except Faults as faults:
+        raise Problem(422, "invalid", "The entry was not stored; errors says why.", faults.args[0]) from faults
+    digest = hashlib.sha256(body).hexdigest()
+    with request.app.db.transaction() as db:
+        first = db.execute("SELECT body_sha256, answer FROM replay WHERE user_id = ? AND key = ?", (caller.person, key))
+        sha256, text = first.fetchone() or (digest, None)
+        if sha256 != digest:
+            raise Problem(422, "key_reused", "This Idempotency-Key came with another body before; use a new key.")
+        if text is None:
+            row = (caller.client, None, caller.person, *entry.values())
+            (entry_id,) = insert(db, caller.person, [row])
+            text = json.dumps(entry_json(find(db, "id = ?", [entry_id])))
+            if key is not None:
+                db.execute("INSERT INTO replay VALUES (?, ?, ?, ?)", (caller.person, key, digest, text))
+    entry = json.loads(text)
+    return answer(entry, 201, entry["id"])
+
+
+def idempotency_key():
+    """The Idempotency-Key header, None without one. :raise Problem: 400, it is malformed."""
+    key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
+        raise Problem(400, "invalid_key", "An Idempotency-Key is 1 to 200 visible ASCII characters.")
+    return key
+
+
+@api.get("/timesheets")
+@requires("read:timesheets")
+def timesheets():
+    """One's own entries. With approve:timesheets another's too (`user_id=`), or everybody's (`user_id=*`)."""
+    caller = request.caller
+    filters = {"user_id": text(1, 200), "from": day, "to": day, "project": text(1, 200), "approved": flag}
+    query = read_query({**filters, **PAGE})
+    person = query.get("user_id", caller.person)
+    if person != caller.person and "approve:timesheets" not in caller.scopes:
+        raise insufficient_scope("approve:timesheets")
+    return answer_entries("1 = 1", [], query) if person == "*" else answer_entries("user_id = ?", [person], query)
+
+
+@api.get(f"/timesheets/{ENTRY_ID}")
+@requires("read:timesheets")
+def timesheet(entry_id):
+    """One entry: one's own, or anybody's with approve:timesheets. :raise 404: there is none, or it is another's."""
+    with request.app.db.connection() as db:
+        return answer(entry_or_404(db, entry_id, anybodys="approve:timesheets" in request.caller.scopes))
+
+
+def entry_or_404(db, entry_id, anybodys=False):
+    """The live entry that the caller may touch; the query itself asks whose it is. :raise 404: there is none."""
+    condition = "id = ? AND voided = 0 AND (user_id = ? OR ? = 1)"
+    row = find(db, condition, (int(entry_id), request.caller.person, int(anybodys)))
+    if row is None:
+        raise Problem(404, "not_found", "There is no such entry, or it is not yours.")
+    return entry_json(row)
+
+
+def change(db, entry, column, value):
+    """Set a flag of an entry in the caller's name, and keep the version before."""
+    keep_history(db, request.caller.person, [entry["id"]])
+    sql = f"UPDATE entry SET {column} = ?, changed_at = ?, changed_by = ? WHERE id = ?"
+    db.execute(sql, (value, utc_now(), request.caller.person, entry["id"]))
+
+
+@api.delete(f"/timesheets/{ENTRY_ID}")
+@requires("delete:timesheets")
+def delete(entry_id):
+    """Void one's own entry: 204. :raise 409: it is approved. :raise 404: there is none, or it is another's."""
+    with request.app.db.transaction() as db:
+        entry = entry_or_404(db, entry_id)
+        if entry["approved"]:
+            raise Problem(409, "approved", "The entry is approved; it can go after its approval is taken back.")
+        change(db, entry, "voided", 1)
+    response.status = 204
+
+
+# ---- Routes: approvals, for managers, and reports ----
+
+
+@api.get("/approvals")
+@requires("approve:timesheets")
+def approvals():
+    """The entries that wait for approval, uploaded ones included."""
+    query = read_query({"from": day, "to": day, "project": text(1, 200), **PAGE})
+    return answer_entries("approved = 0", [], query)
+
+
+@api.put(f"/approvals/{ENTRY_ID}")
+@requires("approve:timesheets")
+def approve(entry_id):
+    """Approve an entry: 200 with it, however often. :raise 403: it is one's own. :raise 404: there is none."""
+    with request.app.db.transaction() as db:
+        entry = entry_or_404(db, entry_id, anybodys=True)
+        if entry["user_id"] == request.caller.person:
+            raise Problem(403, "own_entry", "Nobody approves their own hours; another approver can.")
+        if not entry["approved"]:
+            change(db, entry, "approved", 1)
+    return answer(entry | {"approved": True})
+
+
+@api.delete(f"/approvals/{ENTRY_ID}")
+@requires("approve:timesheets")
+def unapprove(entry_id):
+    """Take an approval back, so that the entry can change: 204, however often. :raise 404: there is no such entry."""
+    with request.app.db.transaction() as db:
+        entry = entry_or_404(db, entry_id, anybodys=True)
+        if entry["approved"]:
+            change(db, entry, "approved", 0)
+    response.status = 204
+
+
+@api.get("/reports/weekly")
+@requires("read:timesheets")
+def weekly():
+    """Hours by ISO week, one's own or with approve:timesheets everybody's; `by=user,project` says how to group them."""
+    query = read_query({"from": day, "to": day, "by": grouping})
+    by = query.get("by", ["user_id", "project"])
+    everybody = int("approve:timesheets" in request.caller.scopes)
+    rows = request.app.db.read(
+        f"SELECT date, {', '.join(by)}, SUM(seconds) FROM entry WHERE voided = 0 AND (user_id = ? OR ? = 1)"
+        f" AND date BETWEEN ? AND ? GROUP BY date, {', '.join(by)}",
+        (request.caller.person, everybody, query.get("from", "0000"), query.get("to", "9999")),
+    )
+    totals = collections.Counter()
+    for written, *group, worked in rows:
+        year, week, _ = date.fromisoformat(written).isocalendar()
+        totals[f"{year}-W{week:02}", *group] += worked
+    columns = ["week", *by, "hours"]
+    lines = [(*group, round(worked / 3600, 4)) for group, worked in sorted(totals.items())]
+    return answer_list([dict(zip(columns, line, strict=True)) for line in lines], columns)
+
+
+@api.get("/health")
+def health():
+    """200 while the database answers, with the age of the key set. For load balancers, without a token."""
+    request.app.db.read("SELECT id FROM entry LIMIT 1")
+    keys = request.app.keys
+    age = round(keys.clock() - keys.fetched) if keys.keys else None
+    return answer({"status": "ok", "keys": {"state": keys.state(), "age_seconds": age}})
+
+
+# ---- The application, and serving it ----
+
+
+class App(bottle.Bottle):
+    """The routes above, with the settings, the database and the key set that they use."""
+
+    def __init__(self, settings, clock):
+        super().__init__()
+        self.settings, self.clock, self.db = settings, clock, Database(settings.database_url)
+        self.keys = KeySet(settings.jwks_url or settings.issuer.rstrip("/") + "/.well-known/jwks.json")
+        # The verdict on a token by a key never changes, so a token that comes again costs no RSA operation.
+        self.judge = functools.lru_cache(maxsize=1024)(functools.partial(judge, settings))
+        self.default_error_handler = problem_json
+        self.merge(api)
+        self.add_hook("after_request", common_headers)
+
+
+def common_headers():
+    """Headers of every answer: not to be cached, not to be guessed at, readable by listed browser origins only."""
+    response.set_header("Cache-Control", "no-store")
+    response.set_header("X-Content-Type-Options", "nosniff")
+    origins, origin = request.app.settings.cors_origins, request.environ.get("HTTP_ORIGIN")
+    if origins:
+        response.add_header("Vary", "Origin")
+    if origin in origins:
+        response.set_header("Access-Control-Allow-Origin", origin)
+        response.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key")
+        response.set_header("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
+        response.set_header("Access-Control-Expose-Headers", "Link, Location, Retry-After, WWW-Authenticate")
+        response.set_header("Access-Control-Max-Age", "600")
+
+
+def create_app(settings=None, clock=time.time):
+    """The WSGI application, by default with settings from the environment; any WSGI server can serve it.
+
+    Opens the database and starts to fetch the key set, without waiting for it. :raise Faults: settings or database.
+    """
+    app = App(settings or Settings.from_env(os.environ), clock)
+    app.db.migrate()
+    app.keys.refresh(wait=False)
+    return app
+
+
+def serve(settings):
+    """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: the database. :raise OSError: the port."""
+    from granian import Granian  # here, because `import timesheets` needs no server and should be quick
+
+    Database(settings.database_url).migrate()
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.create_server((settings.host, settings.port), family=family) as probe:
+        port = probe.getsockname()[1]  # a free one for port 0; a port in use ends here, and is not shared by accident
+    where = f"{'https' if settings.tls_cert else 'http'}://{settings.host}:{port}"
+    print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}", flush=True)
+    Granian(
+        "timesheets",
+        interface="wsgi",
+        address=settings.host,
+        port=port,
+        workers=settings.workers,
+        ssl_cert=pathlib.Path(settings.tls_cert) if settings.tls_cert else None,
+        ssl_key=pathlib.Path(settings.tls_key) if settings.tls_key else None,
+        respawn_failed_workers=True,
+        log_level="warning",
+    ).serve(target_loader=functools.partial(create_app, settings), wrap_loader=False)
+
+
+def main(arguments):
+    """Serve with settings from flags and environment; exit with 78 (sysexits: configuration) when they are at fault."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="A flag overrides its variable.")
+    for field in dataclasses.fields(Settings):
+        variable, meaning, _ = field.metadata.values()
+        shown = f" (default: {field.default})" if field.default and field.default is not dataclasses.MISSING else ""
+        parser.add_argument(f"--{variable.lower().replace('_', '-')}", dest=variable, metavar="…", help=meaning + shown)
+    flags = {variable: value for variable, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        serve(Settings.from_env(os.environ | flags))
+    except Faults as faults:
+        print(*faults.args[0], sep="\n", file=sys.stderr)
+        sys.exit(78)
+    except OSError as fault:
+        sys.exit(fault)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
