@@ -28,8 +28,10 @@ Words used below, as the RFCs use them:
 """
 
 import argparse
+import asyncio
 import base64
 import collections
+import concurrent.futures
 import contextlib
 import csv
 import dataclasses
@@ -39,6 +41,7 @@ import http.client
 import io
 import json
 import logging
+import operator
 import os
 import pathlib
 import re
@@ -50,7 +53,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 import bottle
 import jwt
@@ -98,9 +101,20 @@ def words(text):
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def reads(**schema):
+    """Tag a reader with the JSON Schema of what it takes, for /openapi.json."""
+
+    def tag(reader):
+        reader.schema = schema
+        return reader
+
+    return tag
+
+
 def number(low, high):
     """A reader of whole numbers from `low` to `high`."""
 
+    @reads(type="integer", minimum=low, maximum=high)
     def read(text):
         if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not low <= int(text) <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
@@ -200,6 +214,19 @@ def problem_json(error):
     return json.dumps(problem).encode()
 
 
+class MustWait(BaseException):
+    """A request on the server's event loop would have to wait. It starts over in a thread; see `gateway`."""
+
+
+def may_wait():
+    """Goes before all that waits, for a body, the disk or the issuer. :raise MustWait: this is an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise MustWait
+
+
 def fence(handler):
     """Bottle plugin around every route: what nobody foresaw is logged under an id, and the caller gets the id only."""
 
@@ -241,7 +268,6 @@ SCHEMA = [
     ) STRICT;
     CREATE INDEX entry_by_user ON entry (user_id, date, id) WHERE voided = 0;
     CREATE INDEX entry_by_date ON entry (date, id) WHERE voided = 0;
-    CREATE INDEX entry_by_source ON entry (source, date, id) WHERE voided = 0;
     CREATE INDEX entry_waiting ON entry (date, id) WHERE voided = 0 AND approved = 0;
     CREATE TABLE history (                -- each version that a change replaced, and who replaced it when
         entry_id INTEGER NOT NULL REFERENCES entry (id),
@@ -275,7 +301,7 @@ class Database:
     def open(self):
         """A new connection: another writer is waited for 5 s, every commit is on the disk before it is answered."""
         connection = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
-        connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
+        connection.executescript("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
         return connection
 
     @contextlib.contextmanager
@@ -294,6 +320,7 @@ class Database:
     @contextlib.contextmanager
     def transaction(self, keep=True):
         """Lend a connection in a write transaction: all of it is stored or nothing; nothing when `keep` is false."""
+        may_wait()
         with self.connection() as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -308,9 +335,18 @@ class Database:
         with self.connection() as connection:
             return connection.execute(sql, values).fetchall()
 
+    def use_wal(self):
+        """Make readers and a writer not wait for each other. SQLite does not queue for this switch, so we do."""
+        for attempt in range(100):
+            with self.connection() as db, contextlib.suppress(*[sqlite3.OperationalError] * (attempt < 99)):
+                db.execute("PRAGMA journal_mode = WAL")
+                return
+            time.sleep(0.05)
+
     def migrate(self):
         """Bring the file's schema to this version. :raise Faults: it is no database of ours, or a newer program's."""
         try:
+            self.use_wal()
             with self.transaction() as db:
                 ((found,),) = db.execute("PRAGMA user_version")
                 for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
@@ -341,231 +377,10 @@ def keep_history(db, who, ids):
     )
 
 
-# ---- Tokens: the key set, verify, requires ----
-
-LEEWAY = 5  # seconds by which the issuer's clock and ours may differ
-FRESH, USABLE = 600, 86_400  # seconds until a key set is fetched anew, and for how long it serves if that fails
-PAUSE, DEADLINE = 30, 5  # seconds between two fetches, so that made-up key ids cannot cause a flood; and for one
-ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-TOKEN_TYPES = {"jwt", "at+jwt", "application/at+jwt"}  # DPoP proofs and logout tokens are none of these
-BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
-BROKEN_KEY = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError, AttributeError)
-BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
-
-
-class InvalidToken(Exception):
-    """Why a token is refused, for the log; the caller learns less."""
-
-
-def fetch_keys(address):
-    """The issuer's key set as {kid: PyJWK}. :raise OSError, ValueError, HTTPException: it cannot be had."""
-    opener, body, end = urllib.request.OpenerDirector(), b"", time.monotonic() + DEADLINE
-    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-        opener.add_handler(handler())  # none for redirects: the keys come from the issuer and nobody else
-    with opener.open(address, timeout=DEADLINE) as answer:
-        while chunk := answer.read1(65_536):
-            body += chunk
-            if len(body) > 256 * 1024 or time.monotonic() > end:
-                raise ValueError("the answer is longer or slower than a key set's")
-        if answer.status != 200:
-            raise ValueError(f"the issuer answered {answer.status}")
-    return usable_keys(json.loads(body))
-
-
-def usable_keys(document):
-    """The keys of a JWKS that may verify tokens (RFC 7517 section 4), by key id. :raise ValueError: there are none.
-
-    Left out: symmetric, encryption and malformed keys, keys without an id, RSA below 2048 bits. A key that names no
-    algorithm gets the first of its type (RS256 for RSA); a token's header never chooses.
-    """
-    keys = {}
-    members = document.get("keys") if isinstance(document, dict) else None
-    for jwk in members if isinstance(members, list) else []:
-        try:
-            key = jwt.PyJWK(jwk)
-            strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
-            if strong and jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"]):
-                keys.setdefault(jwk["kid"], key)
-        except BROKEN_KEY:
-            continue  # one bad member must not take the good ones away
-    if not keys:
-        raise ValueError("the answer holds no key that may verify a token")
-    return keys
-
-
-class KeySet:
-    """The issuer's key set: kept, refreshed, and in an outage kept on with.
-
-    One thread at a time fetches. A request waits for it only when it cannot be judged otherwise.
-    """
-
-    def __init__(self, address, clock=time.monotonic):
-        self.address, self.clock = address, clock
-        self.keys, self.fetched, self.tried = {}, float("-inf"), float("-inf")
-        self.lock, self.thread = threading.Lock(), threading.Thread()
-
-    def state(self):
-        """`fresh`; `stale` when the issuer has not answered for a while and the last set serves on; else `none`."""
-        age = self.clock() - self.fetched
-        return "fresh" if age <= FRESH else "stale" if age <= USABLE else "none"
-
-    def find(self, kid):
-        """The key with this id. :raise InvalidToken: the issuer has none. :raise Problem: 503, it cannot be asked."""
-        asked = False
-        if kid not in self.keys or self.state() == "none":
-            asked = self.refresh(wait=True)
-        elif self.state() == "stale":
-            self.refresh(wait=False)
-        state = self.state()
-        if kid in self.keys and state != "none":
-            return self.keys[kid]
-        if state == "fresh" and not (asked and self.fetched < self.tried):
-            raise InvalidToken(f"the issuer has no key {kid!r}")
-        detail = "The issuer's signing keys cannot be fetched, so this token cannot be judged now; try again later."
-        raise Problem(503, "keys_unavailable", detail, reason=f"key {kid!r}, key set {state}", retry_after=PAUSE)
-
-    def refresh(self, wait):
-        """Fetch in a thread, unless that was tried a moment ago; -> whether an attempt was waited for."""
-        with self.lock:
-            if not self.thread.is_alive():
-                if self.clock() - self.tried < (PAUSE if self.keys else DEADLINE):  # without keys, sooner
-                    return False
-                self.tried = self.clock()
-                self.thread = threading.Thread(target=self.fetch, daemon=True)
-                self.thread.start()
-            thread = self.thread
-        if wait:
-            thread.join(DEADLINE)
-        return wait
-
-    def fetch(self):
-        """One attempt; a failure leaves the old set in place."""
-        try:
-            keys = fetch_keys(self.address)
-        except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
-            log.warning("the key set at %s cannot be fetched: %s", self.address, fault)
-        else:
-            self.keys, self.fetched = keys, self.tried
-
-
-Caller = collections.namedtuple("Caller", "client person scopes starts expires")  # person is None for a machine
-
-
-def signed_claims(settings, token, key):
-    """The claims of a token that `key` signed for this API (RFC 7519, 8725, 9068). :raise InvalidToken: in any doubt."""
-    options = {"require": ["exp", "iat", "sub"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
-    algorithms, issuers = [key.algorithm_name], [settings.issuer, *settings.extra_issuers]
-    try:
-        decoded = jwt.decode_complete(token, key, algorithms, options, audience=settings.audience, issuer=issuers)
-    except (jwt.PyJWTError, ValueError) as fault:
-        raise InvalidToken(f"{type(fault).__name__}: {fault}") from fault
-    if str(decoded["header"].get("typ", "JWT")).lower() not in TOKEN_TYPES:
-        raise InvalidToken("its type is not an access token's")
-    if "cnf" in decoded["payload"]:
-        raise InvalidToken("it is bound to a key (cnf), and this API cannot check the proof")
-    return decoded["payload"]
-
-
-def judge(settings, token, key):
-    """What a token signed by `key` permits, as a Caller: a pure function, which never looks at the clock.
-
-    :raise InvalidToken: the token is not for this API, or a claim has the wrong type.
-    """
-    claims = signed_claims(settings, token, key)
-    texts = {name: claims.get(name, "") for name in ("sub", "scope", "azp", "client_id", "gty", settings.user_claim)}
-    times = {name: claims.get(name, 0) for name in ("exp", "iat", "nbf")}
-    permissions = claims.get("permissions", [])
-    if not all(type(value) is str and not BAD_CHARACTER.search(value) for value in texts.values()) or not texts["sub"]:
-        raise InvalidToken(f"one of {', '.join(texts)} is not plain text")
-    if not all(type(value) in (int, float) and 0 <= value < 2**53 for value in times.values()):
-        raise InvalidToken("one of exp, iat, nbf is not a time")
-    if type(permissions) is not list or not all(type(permission) is str for permission in permissions):
-        raise InvalidToken("permissions is not a list of texts")
-    subject, client = texts["sub"], texts["azp"] or texts["client_id"] or texts["sub"]
-    machine = (
-        texts["gty"] == "client-credentials"
-        or subject.endswith("@clients")
-        or subject in (texts["azp"], texts["client_id"])
-    )
-    person = None if machine else texts[settings.user_claim].strip()[:200]
-    scopes = frozenset(texts["scope"].split(" ")) | frozenset(permissions)
-    return Caller(client, person, scopes, max(times["iat"], times["nbf"]), times["exp"])
-
-
-def verify(token, app):
-    """The Caller that a token speaks for. :raise InvalidToken: it does not convince. :raise Problem: 503, no keys.
-
-    Checks signature, algorithm, type, issuer, audience and times. Does not check scopes (`requires` does) nor whether
-    the token was revoked before its time: a self-contained token cannot tell.
-    """
-    try:
-        kid = json.loads(base64.urlsafe_b64decode(token[: token.index(".")] + "=="))["kid"]
-    except (ValueError, LookupError, TypeError, RecursionError) as fault:
-        raise InvalidToken("its header cannot be read, or names no key") from fault
-    if type(kid) is not str or len(token) > 16_384:
-        raise InvalidToken("its key id is not text, or it is longer than any real token")
-    caller, now = app.judge(token, app.keys.find(kid)), app.clock()
-    if caller.expires + LEEWAY <= now:
-        raise InvalidToken("it has expired")
-    if caller.starts - LEEWAY > now:
-        raise InvalidToken("it is not valid yet")
-    return caller
-
-
-def bearer_token(header):
-    """The token in an Authorization header. :raise Problem: 401 without one, 400 for a malformed one (RFC 6750 3.1)."""
-    scheme = re.split(r"[\s,]", header or "", maxsplit=1)[0].lower()
-    # Two headers arrive as one with a comma, characters outside ASCII as an empty one; both are malformed.
-    if header is None or (scheme not in ("bearer", "") and "," not in header):
-        raise Problem(401, "token_required", "This needs an access token: Authorization: Bearer TOKEN", challenge="")
-    match = BEARER.fullmatch(header)
-    if match is None:
-        detail = "The Authorization header must stand once and hold the word Bearer, a space and the token."
-        raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
-    return match[1]
-
-
-def requires(scope, machines=False):
-    """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
-
-    Stands *below* the route's decorator. The handler finds the Caller in `request.caller`.
-    """
-
-    def guard(handler):
-        @functools.wraps(handler)
-        def guarded(**arguments):
-            try:
-                caller = verify(bearer_token(request.environ.get("HTTP_AUTHORIZATION")), request.app)
-            except InvalidToken as reason:
-                raise Problem(
-                    401, "invalid_token", BAD_TOKEN, challenge=', error="invalid_token"', reason=reason
-                ) from None
-            if scope not in caller.scopes:
-                raise insufficient_scope(scope)
-            if not machines and not caller.person:
-                raise Problem(403, "person_required", NO_PERSON, reason=caller.client)
-            request.caller = caller
-            return handler(**arguments)
-
-        guarded.scope = scope
-        return guarded
-
-    return guard
-
-
-BAD_TOKEN = "The access token is malformed, expired or not meant for this API; get a new one."
-NO_PERSON = "This is a person's business, and the token speaks for a program or names no person; sign in as a person."
-
-
-def insufficient_scope(scope):
-    """The Problem of a token that permits too little."""
-    challenge = f', error="insufficient_scope", scope="{scope}"'
-    return Problem(403, "insufficient_scope", f"This needs a token with the scope {scope}.", challenge=challenge)
-
-
 # ---- Input: what an entry, a body and a query must be ----
 
 MAX_BODY, MAX_ROWS = 8 * 1024 * 1024, 10_000
+BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
 DECIMAL = re.compile(r"\s*\d+(\.\d*)?(e[+-]?\d{1,3})?\s*", re.ASCII | re.IGNORECASE)
 TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d+)?)?"
 ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
@@ -575,6 +390,7 @@ JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{
 def text(low, high):
     """A reader of text of `low` to `high` characters, which it trims."""
 
+    @reads(type="string", minLength=low, maxLength=high)
     def read(value):
         if type(value) is not str:
             raise ValueError("must be text")
@@ -598,6 +414,7 @@ def calendar_date(written):
     raise ValueError
 
 
+@reads(type="string", format="date", examples=["2026-11-20"])
 def day(value):
     """A reader of calendar dates."""
     try:
@@ -606,14 +423,22 @@ def day(value):
         raise ValueError("must be a date such as 2026-11-20") from None
 
 
+@functools.lru_cache(maxsize=1)
+def day_after(days):
+    """The day after so many days since 1970, as YYYY-MM-DD."""
+    return date.fromordinal(date(1970, 1, 2).toordinal() + days).isoformat()
+
+
+@reads(type="string", examples=["2026-11-20", "2026-11-20T17:40:20.095Z"])
 def worked_day(value):
     """A reader of days on which somebody can have worked: from 2000 to tomorrow, wherever they are."""
     written = day(value)
-    if not "2000-01-01" <= written <= (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%d"):
+    if not "2000-01-01" <= written <= day_after(int(time.time() // 86_400)):
         raise ValueError("must be from 2000-01-01 to tomorrow")
     return written
 
 
+@reads(type=["number", "string"], exclusiveMinimum=0, maximum=24, examples=[7.5])
 def hours(value):
     """A reader of hours, as whole seconds. The form `not 0 < x <= 24` refuses NaN too."""
     if type(value) is str and DECIMAL.fullmatch(value):
@@ -625,6 +450,7 @@ def hours(value):
     return round(value * 3600)
 
 
+@reads(const=True)
 def tombstone(value):
     """A reader of the mark that an entry is gone upstream."""
     if value is not True:
@@ -721,6 +547,7 @@ def read_query(readers):
     return values
 
 
+@reads(type="string", enum=["0", "1", "false", "true"])
 def flag(value):
     """A reader of yes and no."""
     if value not in ("0", "1", "false", "true"):
@@ -728,6 +555,7 @@ def flag(value):
     return int(value in ("1", "true"))
 
 
+@reads(type="string", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$")
 def page_mark(value):
     """A reader of a page's start: the date and id after which it begins."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d\.\d{1,18}", value, re.ASCII):
@@ -735,11 +563,233 @@ def page_mark(value):
     return [value[:10], int(value[11:])]
 
 
+@reads(type="string", enum=["user", "project", "user,project", "project,user"])
 def grouping(value):
     """A reader of a report's groups."""
     if value not in ("user", "project", "user,project", "project,user"):
         raise ValueError("must be user, project or user,project")
     return value.replace("user", "user_id").split(",")
+
+
+# ---- Tokens: the key set, verify, requires ----
+
+LEEWAY = 5  # seconds by which the issuer's clock and ours may differ
+FRESH, USABLE = 600, 86_400  # seconds until a key set is fetched anew, and for how long it serves if that fails
+PAUSE, DEADLINE = 30, 5  # seconds between two fetches, so that made-up key ids cannot cause a flood; and for one
+ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+TOKEN_TYPES = {"jwt", "at+jwt", "application/at+jwt"}  # DPoP proofs and logout tokens are none of these
+BROKEN_KEY = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError, AttributeError)
+BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
+
+
+class InvalidToken(Problem):
+    """A token that is refused: 401. The reason goes to the log; the caller learns less."""
+
+    def __init__(self, reason):
+        detail = "The access token is malformed, expired or not meant for this API; get a new one."
+        super().__init__(401, "invalid_token", detail, challenge=', error="invalid_token"', reason=reason)
+
+
+def fetch_keys(address):
+    """The issuer's key set as {kid: PyJWK}. :raise OSError, ValueError, HTTPException: it cannot be had."""
+    opener, body, end = urllib.request.OpenerDirector(), b"", time.monotonic() + DEADLINE
+    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+        opener.add_handler(handler())  # none for redirects: the keys come from the issuer and nobody else
+    with opener.open(address, timeout=DEADLINE) as answer:
+        while chunk := answer.read1(65_536):
+            body += chunk
+            if len(body) > 256 * 1024 or time.monotonic() > end:
+                raise ValueError("the answer is longer or slower than a key set's")
+        if answer.status != 200:
+            raise ValueError(f"the issuer answered {answer.status}")
+    return usable_keys(json.loads(body))
+
+
+def usable_keys(document):
+    """The keys of a JWKS that may verify tokens (RFC 7517 section 4), by key id. :raise ValueError: there are none.
+
+    Left out: symmetric, encryption and malformed keys, keys without an id, RSA below 2048 bits. A key that names no
+    algorithm gets the first of its type (RS256 for RSA); a token's header never chooses.
+    """
+    keys = {}
+    members = document.get("keys") if isinstance(document, dict) else None
+    for jwk in members if isinstance(members, list) else []:
+        try:
+            key = jwt.PyJWK(jwk)
+            strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
+            if strong and jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"]):
+                keys.setdefault(jwk["kid"], key)
+        except BROKEN_KEY:
+            continue  # one bad member must not take the good ones away
+    if not keys:
+        raise ValueError("the answer holds no key that may verify a token")
+    return keys
+
+
+class KeySet:
+    """The issuer's key set: kept, refreshed, and in an outage kept on with.
+
+    One thread at a time fetches. A request waits for it only when it cannot be judged otherwise.
+    """
+
+    def __init__(self, address, clock=time.monotonic):
+        self.address, self.clock = address, clock
+        self.keys, self.fetched, self.tried = {}, float("-inf"), float("-inf")
+        self.lock, self.thread = threading.Lock(), threading.Thread()
+
+    def state(self):
+        """`fresh`; `stale` when the issuer has not answered for a while and the last set serves on; else `none`."""
+        age = self.clock() - self.fetched
+        return "fresh" if age <= FRESH else "stale" if age <= USABLE else "none"
+
+    def find(self, kid):
+        """The key with this id. :raise InvalidToken: the issuer has none. :raise Problem: 503, it cannot be asked."""
+        asked = False
+        if kid not in self.keys or self.state() == "none":
+            asked = self.refresh(wait=True)
+        elif self.state() == "stale":
+            self.refresh(wait=False)
+        state = self.state()
+        if kid in self.keys and state != "none":
+            return self.keys[kid]
+        if state == "fresh" and not (asked and self.fetched < self.tried):
+            raise InvalidToken(f"the issuer has no key {kid!r}")
+        detail = "The issuer's signing keys cannot be fetched, so this token cannot be judged now; try again later."
+        raise Problem(503, "keys_unavailable", detail, reason=f"key {kid!r}, key set {state}", retry_after=PAUSE)
+
+    def refresh(self, wait):
+        """Fetch in a thread, unless that was tried a moment ago; -> whether an attempt was waited for."""
+        with self.lock:
+            if not self.thread.is_alive():
+                if self.clock() - self.tried < (PAUSE if self.keys else DEADLINE):  # without keys, sooner
+                    return False
+                self.tried = self.clock()
+                self.thread = threading.Thread(target=self.fetch, daemon=True)
+                self.thread.start()
+            thread = self.thread
+        if wait:
+            may_wait()
+            thread.join(DEADLINE)
+        return wait
+
+    def fetch(self):
+        """One attempt; a failure leaves the old set in place."""
+        try:
+            keys = fetch_keys(self.address)
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
+            log.warning("the key set at %s cannot be fetched: %s", self.address, fault)
+        else:
+            self.keys, self.fetched = keys, self.tried
+
+
+Caller = collections.namedtuple("Caller", "client person scopes starts expires")  # person is None for a machine
+
+
+def signed_claims(settings, token, key):
+    """The claims of a token that `key` signed for this API (RFC 7519, 8725, 9068). :raise InvalidToken: in doubt."""
+    options = {"require": ["exp", "iat", "sub"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+    algorithms, issuers = [key.algorithm_name], [settings.issuer, *settings.extra_issuers]
+    try:
+        decoded = jwt.decode_complete(token, key, algorithms, options, audience=settings.audience, issuer=issuers)
+    except (jwt.PyJWTError, ValueError) as fault:
+        raise InvalidToken(f"{type(fault).__name__}: {fault}") from fault
+    if str(decoded["header"].get("typ", "JWT")).lower() not in TOKEN_TYPES:
+        raise InvalidToken("its type is not an access token's")
+    if "cnf" in decoded["payload"]:
+        raise InvalidToken("it is bound to a key (cnf), and this API cannot check the proof")
+    return decoded["payload"]
+
+
+def judge(settings, token, key):
+    """What a token signed by `key` permits, as a Caller: a pure function, which never looks at the clock.
+
+    :raise InvalidToken: the token is not for this API, or a claim has the wrong type.
+    """
+    claims = signed_claims(settings, token, key)
+    texts = {name: claims.get(name, "") for name in ("sub", "scope", "azp", "client_id", "gty", settings.user_claim)}
+    times = {name: claims.get(name, 0) for name in ("exp", "iat", "nbf")}
+    permissions = claims.get("permissions", [])
+    if not all(type(value) is str and not BAD_CHARACTER.search(value) for value in texts.values()) or not texts["sub"]:
+        raise InvalidToken(f"one of {', '.join(texts)} is not plain text")
+    if not all(type(value) in (int, float) and 0 <= value < 2**53 for value in times.values()):
+        raise InvalidToken("one of exp, iat, nbf is not a time")
+    if type(permissions) is not list or not all(type(permission) is str for permission in permissions):
+        raise InvalidToken("permissions is not a list of texts")
+    subject, client = texts["sub"], texts["azp"] or texts["client_id"] or texts["sub"]
+    machine = (
+        texts["gty"] == "client-credentials"
+        or subject.endswith("@clients")
+        or subject in (texts["azp"], texts["client_id"])
+    )
+    person = None if machine else texts[settings.user_claim].strip()[:200]
+    scopes = frozenset(texts["scope"].split(" ")) | frozenset(permissions)
+    return Caller(client, person, scopes, max(times["iat"], times["nbf"]), times["exp"])
+
+
+def verify(token, app):
+    """The Caller that a token speaks for. :raise InvalidToken: it does not convince. :raise Problem: 503, no keys.
+
+    Checks signature, algorithm, type, issuer, audience and times. Does not check scopes (`requires` does) nor whether
+    the token was revoked before its time: a self-contained token cannot tell.
+    """
+    try:
+        kid = json.loads(base64.urlsafe_b64decode(token[: token.index(".")] + "=="))["kid"]
+    except (ValueError, LookupError, TypeError, RecursionError) as fault:
+        raise InvalidToken("its header cannot be read, or names no key") from fault
+    if type(kid) is not str or len(token) > 16_384:
+        raise InvalidToken("its key id is not text, or it is longer than any real token")
+    caller, now = app.judge(token, app.keys.find(kid)), app.clock()
+    if caller.expires + LEEWAY <= now:
+        raise InvalidToken("it has expired")
+    if caller.starts - LEEWAY > now:
+        raise InvalidToken("it is not valid yet")
+    return caller
+
+
+def bearer_token(header):
+    """The token in an Authorization header. :raise Problem: 401 without one, 400 for a malformed one (RFC 6750 3.1)."""
+    scheme = re.split(r"[\s,]", header or "", maxsplit=1)[0].lower()
+    # Two headers arrive as one with a comma, characters outside ASCII as an empty one; both are malformed.
+    if header is None or (scheme not in ("bearer", "") and "," not in header):
+        raise Problem(401, "token_required", "This needs an access token: Authorization: Bearer TOKEN", challenge="")
+    match = BEARER.fullmatch(header)
+    if match is None:
+        detail = "The Authorization header must stand once and hold the word Bearer, a space and the token."
+        raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
+    return match[1]
+
+
+def requires(scope, machines=False, query=None):
+    """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
+
+    Stands *below* the route's decorator. The handler finds the Caller in `request.caller`, and in `request.asked` the
+    query's parameters as the readers in `query` read them.
+    """
+
+    def guard(handler):
+        @functools.wraps(handler)
+        def guarded(**arguments):
+            caller = verify(bearer_token(request.environ.get("HTTP_AUTHORIZATION")), request.app)
+            if scope not in caller.scopes:
+                raise insufficient_scope(scope)
+            if not machines and not caller.person:
+                raise Problem(403, "person_required", NO_PERSON, reason=caller.client)
+            request.caller, request.asked = caller, read_query(query or {})
+            return handler(**arguments)
+
+        guarded.scope, guarded.query = scope, query or {}
+        return guarded
+
+    return guard
+
+
+NO_PERSON = "This is a person's business, and the token speaks for a program or names no person; sign in as a person."
+
+
+def insufficient_scope(scope):
+    """The Problem of a token that permits too little."""
+    challenge = f', error="insufficient_scope", scope="{scope}"'
+    return Problem(403, "insufficient_scope", f"This needs a token with the scope {scope}.", challenge=challenge)
 
 
 # ---- Answers: JSON, or CSV for spreadsheets ----
@@ -751,7 +801,8 @@ KEYS = COLUMNS.replace("seconds", "hours").split(", ")
 def entry_json(row):
     """A row of COLUMNS as callers see it. Hours are rounded here, once."""
     entry = dict(zip(KEYS, row, strict=True))
-    return entry | {"hours": round(entry["hours"] / 3600, 4), "approved": entry["approved"] == 1}
+    entry["hours"], entry["approved"] = round(entry["hours"] / 3600, 4), entry["approved"] == 1
+    return entry
 
 
 def answer(value, status=200, location=None):
@@ -781,12 +832,13 @@ def cell(value):
 
 
 FILTERS = {"from": "date >= ?", "to": "date <= ?", "project": "project = ?", "approved": "approved = ?"}
+PERIOD = {"from": day, "to": day}
 PAGE = {"limit": number(1, 1000), "after": page_mark}
 
 
-def answer_entries(condition, values, query):
+def answer_entries(condition, values=()):
     """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288)."""
-    conditions, values = [condition, "voided = 0"], list(values)
+    query, conditions, values = request.asked, [condition, "voided = 0"], list(values)
     for name, filtered in FILTERS.items():
         if name in query:
             conditions.append(filtered)
@@ -798,10 +850,10 @@ def answer_entries(condition, values, query):
     sql = f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(conditions)} ORDER BY date, id LIMIT ?"
     rows = request.app.db.read(sql, [*values, limit + 1])
     if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
-        after = {"after": f"{rows[limit - 1][2]}.{rows[limit - 1][0]}"}
-        following = urllib.parse.urlencode(dict(urllib.parse.parse_qsl(request.query_string)) | after)
-        base = request.app.settings.public_url.rstrip("/")
-        response.set_header("Link", f'<{base}{request.path}?{following}>; rel="next"')
+        address = request.app.settings.public_url.rstrip("/") + request.path
+        same = [part for part in request.query_string.split("&") if part and not part.startswith("after=")]
+        after = "&".join([*same, f"after={rows[limit - 1][2]}.{rows[limit - 1][0]}"])
+        response.set_header("Link", f'<{address}?{urllib.parse.quote(after, "=&%+,")}>; rel="next"')
     return answer_list([entry_json(row) for row in rows[:limit]], KEYS)
 
 
@@ -813,15 +865,20 @@ ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
 
 
 @api.post("/timesheets/upload")
-@requires("batch:upload", machines=True)
+@requires("batch:upload", machines=True, query={"dry_run": flag})
 def upload():
-    """Take one entry, or an array of up to 10,000, into the client's own source; `external_id` says which is which.
+    """Take one entry, or an array of up to 10,000, into the client's own source, where `external_id` tells them apart.
 
-    One object: 201 created, 200 already there or updated. :raise 422: invalid. :raise 409: approved.
-    An array: 200 and a result for each row, whatever becomes of it. The answer leaves after the commit, and sending
-    the same again changes nothing. With `?dry_run=1` nothing is stored.
+    An array gets a result for each row, whatever becomes of the others. The answer leaves after the commit, and
+    sending the same again changes nothing. With `dry_run=1` nothing is stored.
+
+    :takes: Upload
+    :return 200: Uploaded
+    :return 201: Entry
+    :raise 409: a single entry would change one that is approved
+    :raise 422: a single entry is invalid
     """
-    dry_run = read_query({"dry_run": flag}).get("dry_run", 0)
+    dry_run = request.asked.get("dry_run", 0)
     sent = read_json(read_body())
     rows = sent if type(sent) is list else [sent]
     if len(rows) > MAX_ROWS:
@@ -838,6 +895,10 @@ def upload():
     counts = collections.Counter(result["status"] for result in results)
     statuses = ("created", "updated", "unchanged", "deleted", "rejected")
     return answer({**{status: counts[status] for status in statuses}, "results": results})
+
+
+FIELDS = ("user_id", "date", "project", "hours", "description")
+fields_of = operator.itemgetter(*FIELDS)
 
 
 def answer_one(result, stored):
@@ -868,7 +929,7 @@ def read_rows(rows):
                 detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
                 result["code"] = "duplicate"
                 raise Faults([{"field": "external_id", "detail": detail}])
-            entries.append((index, key, None if gone else tuple(entry[field] for field in FIELDS)))
+            entries.append((index, key, None if gone else fields_of(entry)))
         except Faults as faults:
             result |= {"code": result.get("code", "invalid"), "errors": faults.args[0]}
             if type(row) is dict and type(row.get("external_id")) is str:
@@ -876,7 +937,6 @@ def read_rows(rows):
     return results, entries
 
 
-FIELDS = ("user_id", "date", "project", "hours", "description")
 APPROVED = {"field": "approved", "detail": "is true, so this entry cannot change until its approval is taken back"}
 
 
@@ -909,7 +969,7 @@ def upsert(db, source, entries, results):
 
 
 def known_entries(db, source, keys):
-    """What the source has under these external ids, void ones included: {external_id: (id, approved, voided, *FIELDS)}."""
+    """What the source has under these external ids, void ones too: {external_id: (id, approved, voided, *FIELDS)}."""
     rows = db.execute(
         "SELECT external_id, id, approved, voided, user_id, date, project, seconds, description FROM entry"
         f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})",
@@ -923,8 +983,8 @@ def insert(db, who, rows):
     ((last,),) = db.execute("SELECT coalesce(max(id), 0) FROM entry")
     ids, now = range(last + 1, last + 1 + len(rows)), utc_now()
     db.executemany(
-        "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at, changed_by)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at,"
+        " changed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(entry_id, *row, now, who) for entry_id, row in zip(ids, rows, strict=True)],
     )
     return ids
@@ -936,11 +996,13 @@ def find(db, condition, values):
 
 
 @api.get("/timesheets/upload")
-@requires("batch:upload", machines=True)
+@requires("batch:upload", machines=True, query={**PERIOD, **PAGE})
 def uploaded():
-    """What this source has between `from` and `to`, so that a cron job can compare it with its tracker."""
-    query = read_query({"from": day, "to": day, **PAGE})
-    return answer_entries("source = ? AND external_id IS NOT NULL", [request.caller.client], query)
+    """What this client has uploaded, so that a cron job can compare it with its tracker.
+
+    :return 200: Entries
+    """
+    return answer_entries("source = ? AND external_id IS NOT NULL", [request.caller.client])
 
 
 # ---- Routes: own entries, for people ----
@@ -949,11 +1011,12 @@ def uploaded():
 @api.post("/timesheets")
 @requires("create:timesheets")
 def create():
-    """Add an entry for the person whose token this is: 201. :raise 422: a field is at fault.
+    """Add an entry for the person whose token this is. With an Idempotency-Key, a repeat gets the first answer again.
 
-    With an Idempotency-Key the same body gets the first answer again. :raise 422: the key came with another body.
+    :takes: OwnEntry
+    :return 201: Entry
+    :raise 422: a field is at fault, or the Idempotency-Key came with another body before
     """
-    read_query({})
     body, key, caller = read_body(), idempotency_key(), request.caller
     try:
         entry = read_entry(read_json(body), OWN_ENTRY)
@@ -984,22 +1047,28 @@ def idempotency_key():
 
 
 @api.get("/timesheets")
-@requires("read:timesheets")
+@requires(
+    "read:timesheets", query={"user_id": text(1, 200), **PERIOD, "project": text(1, 200), "approved": flag, **PAGE}
+)
 def timesheets():
-    """One's own entries. With approve:timesheets another's too (`user_id=`), or everybody's (`user_id=*`)."""
-    caller = request.caller
-    filters = {"user_id": text(1, 200), "from": day, "to": day, "project": text(1, 200), "approved": flag}
-    query = read_query({**filters, **PAGE})
-    person = query.get("user_id", caller.person)
+    """One's own entries. With approve:timesheets another's too (`user_id=`), or everybody's (`user_id=*`).
+
+    :return 200: Entries
+    """
+    caller, person = request.caller, request.asked.get("user_id", request.caller.person)
     if person != caller.person and "approve:timesheets" not in caller.scopes:
         raise insufficient_scope("approve:timesheets")
-    return answer_entries("1 = 1", [], query) if person == "*" else answer_entries("user_id = ?", [person], query)
+    return answer_entries("1 = 1") if person == "*" else answer_entries("user_id = ?", [person])
 
 
 @api.get(f"/timesheets/{ENTRY_ID}")
 @requires("read:timesheets")
 def timesheet(entry_id):
-    """One entry: one's own, or anybody's with approve:timesheets. :raise 404: there is none, or it is another's."""
+    """One entry: one's own, or anybody's with approve:timesheets.
+
+    :return 200: Entry
+    :raise 404: there is none, or it is another's
+    """
     with request.app.db.connection() as db:
         return answer(entry_or_404(db, entry_id, anybodys="approve:timesheets" in request.caller.scopes))
 
@@ -1023,7 +1092,12 @@ def change(db, entry, column, value):
 @api.delete(f"/timesheets/{ENTRY_ID}")
 @requires("delete:timesheets")
 def delete(entry_id):
-    """Void one's own entry: 204. :raise 409: it is approved. :raise 404: there is none, or it is another's."""
+    """Void one's own entry.
+
+    :return 204:
+    :raise 404: there is none, or it is another's
+    :raise 409: it is approved
+    """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id)
         if entry["approved"]:
@@ -1036,17 +1110,24 @@ def delete(entry_id):
 
 
 @api.get("/approvals")
-@requires("approve:timesheets")
+@requires("approve:timesheets", query={**PERIOD, "project": text(1, 200), **PAGE})
 def approvals():
-    """The entries that wait for approval, uploaded ones included."""
-    query = read_query({"from": day, "to": day, "project": text(1, 200), **PAGE})
-    return answer_entries("approved = 0", [], query)
+    """The entries that wait for approval, uploaded ones included.
+
+    :return 200: Entries
+    """
+    return answer_entries("approved = 0")
 
 
 @api.put(f"/approvals/{ENTRY_ID}")
 @requires("approve:timesheets")
 def approve(entry_id):
-    """Approve an entry: 200 with it, however often. :raise 403: it is one's own. :raise 404: there is none."""
+    """Approve an entry, once or again. A body is not read.
+
+    :return 200: Entry
+    :raise 403: it is one's own
+    :raise 404: there is none
+    """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
         if entry["user_id"] == request.caller.person:
@@ -1059,7 +1140,11 @@ def approve(entry_id):
 @api.delete(f"/approvals/{ENTRY_ID}")
 @requires("approve:timesheets")
 def unapprove(entry_id):
-    """Take an approval back, so that the entry can change: 204, however often. :raise 404: there is no such entry."""
+    """Take an approval back, once or again, so that the entry can change.
+
+    :return 204:
+    :raise 404: there is no such entry
+    """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
         if entry["approved"]:
@@ -1068,10 +1153,13 @@ def unapprove(entry_id):
 
 
 @api.get("/reports/weekly")
-@requires("read:timesheets")
+@requires("read:timesheets", query={**PERIOD, "by": grouping})
 def weekly():
-    """Hours by ISO week, one's own or with approve:timesheets everybody's; `by=user,project` says how to group them."""
-    query = read_query({"from": day, "to": day, "by": grouping})
+    """Hours by ISO week, one's own; with approve:timesheets everybody's.
+
+    :return 200: Weeks
+    """
+    query = request.asked
     by = query.get("by", ["user_id", "project"])
     everybody = int("approve:timesheets" in request.caller.scopes)
     rows = request.app.db.read(
@@ -1090,7 +1178,10 @@ def weekly():
 
 @api.get("/health")
 def health():
-    """200 while the database answers, with the age of the key set. For load balancers, without a token."""
+    """Whether the database answers, and how old the key set is. For load balancers.
+
+    :return 200: Health
+    """
     request.app.db.read("SELECT id FROM entry LIMIT 1")
     keys = request.app.keys
     age = round(keys.clock() - keys.fetched) if keys.keys else None
@@ -1103,10 +1194,9 @@ def health():
 class App(bottle.Bottle):
     """The routes above, with the settings, the database and the key set that they use."""
 
-    def __init__(self, settings, clock):
+    def __init__(self, settings, clock, keys):
         super().__init__()
-        self.settings, self.clock, self.db = settings, clock, Database(settings.database_url)
-        self.keys = KeySet(settings.jwks_url or settings.issuer.rstrip("/") + "/.well-known/jwks.json")
+        self.settings, self.clock, self.keys, self.db = settings, clock, keys, Database(settings.database_url)
         # The verdict on a token by a key never changes, so a token that comes again costs no RSA operation.
         self.judge = functools.lru_cache(maxsize=1024)(functools.partial(judge, settings))
         self.default_error_handler = problem_json
@@ -1129,19 +1219,98 @@ def common_headers():
         response.set_header("Access-Control-Max-Age", "600")
 
 
-def create_app(settings=None, clock=time.time):
+def create_app(settings=None, clock=time.time, keys=None):
     """The WSGI application, by default with settings from the environment; any WSGI server can serve it.
 
     Opens the database and starts to fetch the key set, without waiting for it. :raise Faults: settings or database.
     """
-    app = App(settings or Settings.from_env(os.environ), clock)
+    settings = settings or Settings.from_env(os.environ)
+    address = settings.jwks_url or settings.issuer.rstrip("/") + "/.well-known/jwks.json"
+    app = App(settings, clock, keys or KeySet(address))
     app.db.migrate()
     app.keys.refresh(wait=False)
     return app
 
 
+def gateway(app):
+    """Serve a WSGI application from an event loop (RSGI, Granian's own interface), so that slow callers hold no thread.
+
+    A request runs on the loop until it would have to wait (`may_wait`). Up to there it has changed nothing, so it can
+    start over in a thread, once its body is here. A body that takes too long is cut off.
+    """
+    threads = concurrent.futures.ThreadPoolExecutor(THREADS)
+
+    async def serve_one(scope, protocol):
+        environ = wsgi_environ(scope)
+        try:
+            answer = call(app, environ, BodyToCome())
+        except MustWait:
+            body = await body_in_time(protocol)
+            answer = await asyncio.get_running_loop().run_in_executor(threads, call, app, environ, body)
+        protocol.response_bytes(*answer)
+
+    return serve_one
+
+
+THREADS, BODY_DEADLINE = 16, 30  # per worker; seconds for a whole body
+
+
+class BodyToCome:
+    """The body of a request on the event loop, where nobody can wait for it."""
+
+    read = staticmethod(lambda size: may_wait())
+
+
+class BodyTooLate:
+    """A body that did not come in time."""
+
+    def read(self, size):
+        """:raise Problem: 408, always."""
+        raise Problem(408, "body_timeout", f"The body did not arrive within {BODY_DEADLINE} s; nothing was stored.")
+
+
+async def body_in_time(protocol):
+    """A request's body as a file, cut off where it is too long for any route; BodyTooLate when it is too slow."""
+    body = io.BytesIO()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE):
+            async for chunk in protocol:
+                body.write(chunk)
+                if body.tell() > MAX_BODY:
+                    break
+    except TimeoutError:
+        return BodyTooLate()
+    body.seek(0)
+    return body
+
+
+def wsgi_environ(scope):
+    """A WSGI environment (PEP 3333) for an RSGI scope."""
+    path = scope.path.encode().decode("latin-1")
+    environ = {"REQUEST_METHOD": scope.method, "PATH_INFO": path, "QUERY_STRING": scope.query_string}
+    environ |= {"SERVER_NAME": "", "SERVER_PORT": "", "wsgi.url_scheme": scope.scheme, "wsgi.errors": sys.stderr}
+    for name in scope.headers.keys():  # noqa: SIM118 (it is no dict)
+        variable = name.upper().replace("-", "_")
+        # Granian holds back a value outside ASCII: better an empty value than none, which means no such header.
+        value = ",".join(scope.headers.get_all(name)) if scope.headers.get(name) is not None else ""
+        environ[variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + variable] = value
+    return environ | {"wsgi.input_terminated": True}
+
+
+def call(app, environ, body):
+    """Run one request -> (status, headers, body)."""
+    start = []
+    parts = app({**environ, "wsgi.input": body}, lambda status, headers, fault=None: start.extend((status, headers)))
+    return int(start[0][:3]), [(name.lower(), value) for name, value in start[1]], b"".join(parts)
+
+
+def worker(settings):
+    """What each worker process serves."""
+    return gateway(create_app(settings))
+
+
 def serve(settings):
-    """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: the database. :raise OSError: the port."""
+    """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: database. :raise OSError: port."""
     from granian import Granian  # here, because `import timesheets` needs no server and should be quick
 
     Database(settings.database_url).migrate()
@@ -1152,7 +1321,7 @@ def serve(settings):
     print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}", flush=True)
     Granian(
         "timesheets",
-        interface="wsgi",
+        interface="rsgi",
         address=settings.host,
         port=port,
         workers=settings.workers,
@@ -1160,7 +1329,7 @@ def serve(settings):
         ssl_key=pathlib.Path(settings.tls_key) if settings.tls_key else None,
         respawn_failed_workers=True,
         log_level="warning",
-    ).serve(target_loader=functools.partial(create_app, settings), wrap_loader=False)
+    ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
 
 
 def main(arguments):
