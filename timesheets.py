@@ -38,6 +38,7 @@ import dataclasses
 import functools
 import hashlib
 import http.client
+import inspect
 import io
 import json
 import logging
@@ -60,6 +61,7 @@ import jwt
 from bottle import request, response
 from cryptography.exceptions import UnsupportedAlgorithm
 
+VERSION = "1.0.0"
 log = logging.getLogger("timesheets")
 
 # ---- Settings: read from the environment, all faults reported at once ----
@@ -893,10 +895,10 @@ def upload():
     if rows is not sent:
         return answer_one(results[0], stored)
     counts = collections.Counter(result["status"] for result in results)
-    statuses = ("created", "updated", "unchanged", "deleted", "rejected")
-    return answer({**{status: counts[status] for status in statuses}, "results": results})
+    return answer({**{status: counts[status] for status in STATUSES}, "results": results})
 
 
+STATUSES = ("created", "updated", "unchanged", "deleted", "rejected")
 FIELDS = ("user_id", "date", "project", "hours", "description")
 fields_of = operator.itemgetter(*FIELDS)
 
@@ -1186,6 +1188,147 @@ def health():
     keys = request.app.keys
     age = round(keys.clock() - keys.fetched) if keys.keys else None
     return answer({"status": "ok", "keys": {"state": keys.state(), "age_seconds": age}})
+
+
+# ---- Self-description: OpenAPI, read off the routes above ----
+
+STRING, INTEGER, NULLABLE = {"type": "string"}, {"type": "integer"}, {"type": ["string", "null"]}
+
+
+def refer(name):
+    """A reference to a schema of the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def array(items):
+    """The schema of an array."""
+    return {"type": "array", "items": items}
+
+
+def shown(properties, **optional):
+    """The schema of an object in an answer: `properties` are always there, `optional` ones may be."""
+    return {"type": "object", "properties": properties | optional, "required": list(properties)}
+
+
+def taken(readers):
+    """The schema of an object in a request: what the readers of its fields take."""
+    properties = {field: read.schema for field, read in readers.items()}
+    required = [field for field in readers if field not in OPTIONAL or "deleted" in readers]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+ENTRY = dict.fromkeys(KEYS, STRING) | {"id": INTEGER, "date": day.schema, "approved": {"type": "boolean"}}
+ENTRY |= {"hours": {"type": "number", "exclusiveMinimum": 0, "maximum": 24}, "external_id": NULLABLE}
+RESULT = {"index": INTEGER, "external_id": NULLABLE, "status": {"enum": list(STATUSES)}}
+PROBLEM = dict.fromkeys(("type", "title", "detail", "code"), STRING) | {"status": INTEGER}
+SCHEMAS = {
+    "Entry": shown(ENTRY),
+    "Entries": array(refer("Entry")),
+    "OwnEntry": taken(OWN_ENTRY),
+    "UploadedEntry": taken(UPLOADED_ENTRY),
+    "VoidedEntry": taken(VOIDED_ENTRY),
+    "Upload": {"anyOf": [refer("UploadedEntry"), refer("VoidedEntry"), {"type": "array", "maxItems": MAX_ROWS}]},
+    "Fault": shown({"field": STRING, "detail": STRING}),
+    "Result": shown(RESULT, id={"type": ["integer", "null"]}, code=STRING, errors=array(refer("Fault"))),
+    "Results": shown(dict.fromkeys(STATUSES, INTEGER) | {"results": array(refer("Result"))}),
+    "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result")]},
+    "Weeks": array(shown({"week": STRING, "hours": {"type": "number"}}, user_id=STRING, project=STRING)),
+    "Health": shown({"status": STRING, "keys": {"type": "object"}}),
+    "Anything": {"type": "object"},
+    "Problem": shown(PROBLEM, errors=array(refer("Fault"))),
+}
+ALWAYS = {  # problems of every guarded route: status, when
+    "400": "the query or the Authorization header is malformed",
+    "401": "there is no access token, or it is not good for this API",
+    "403": "the token does not permit this",
+    "503": "the signing keys or the database cannot be reached now; try again later",
+}
+WITH_BODY = {
+    "408": "the body did not arrive in time",
+    "413": "the body is too long",
+    "415": "the body is not JSON",
+    "507": "the database's disk is full",
+}
+
+
+def operation(route):
+    """One route as an OpenAPI operation: its docstring's fields say what it takes and answers."""
+    handler = route.callback
+    about, *_ = (documentation := inspect.getdoc(handler)).partition("\n\n:")
+    fields = re.findall(r"^:(takes|return|raise) ?(\d*): ?(.*)$", documentation, re.MULTILINE)
+    answers, problems = {}, dict(ALWAYS) if hasattr(handler, "scope") else {"503": ALWAYS["503"]}
+    described = {"operationId": handler.__name__, "summary": about.split(".")[0], "description": about}
+    for kind, status, what in fields:
+        if kind == "takes":
+            described["requestBody"] = {"required": True, "content": {"application/json": {"schema": refer(what)}}}
+            problems |= WITH_BODY
+        elif kind == "raise":
+            problems[status] = f"{problems[status]}, or {what}" if status in problems else what
+        else:
+            answers[status] = success(status, what)
+    problem = {"application/problem+json": {"schema": refer("Problem")}}
+    described["responses"] = answers | {
+        code: {"description": why, "content": problem} for code, why in problems.items()
+    }
+    described["parameters"] = parameters(route)
+    if hasattr(handler, "scope"):
+        described["security"] = [{"auth0": [handler.scope]}]
+    return described
+
+
+def success(status, schema):
+    """The response of a route that went well; lists come as CSV too."""
+    content = {"application/json": {"schema": refer(schema)}} if schema else {}
+    if SCHEMAS.get(schema, {}).get("type") == "array":
+        content["text/csv"] = {"schema": STRING}
+    return {"description": http.client.responses[int(status)], **({"content": content} if content else {})}
+
+
+def parameters(route):
+    """The parameters of a route, in its path, query and headers."""
+    found = [
+        {"name": name, "in": "query", "schema": read.schema}
+        for name, read in getattr(route.callback, "query", {}).items()
+    ]
+    if "<entry_id" in route.rule:
+        schema = {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}
+        found.append({"name": "entry_id", "in": "path", "required": True, "schema": schema})
+    if "Idempotency-Key" in route.callback.__doc__:
+        schema = {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"}
+        found.append({"name": "Idempotency-Key", "in": "header", "schema": schema})
+    return found
+
+
+@api.get("/openapi.json")
+def description():
+    """This description of the API, in OpenAPI 3.1.
+
+    :return 200: Anything
+    """
+    return answer(openapi(request.app))
+
+
+def openapi(app):
+    """The API's description (OpenAPI 3.1), read off its routes."""
+    paths = collections.defaultdict(dict)
+    for route in app.routes:
+        paths[re.sub(r"<(\w+):[^>]*>", r"{\1}", route.rule)][route.method.lower()] = operation(route)
+    scopes = {
+        route.callback.scope: f"needed for {route.method} {route.rule}"
+        for route in app.routes
+        if hasattr(route.callback, "scope")
+    }
+    token, authorize = app.settings.issuer.rstrip("/") + "/oauth/token", app.settings.issuer.rstrip("/") + "/authorize"
+    people = {"authorizationUrl": authorize, "tokenUrl": token, "scopes": scopes}
+    flows = {"clientCredentials": {"tokenUrl": token, "scopes": scopes}, "authorizationCode": people}
+    title, _, about = __doc__.partition("\n\n")[0].partition(": ")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "description": about, "version": VERSION},
+        "servers": [{"url": app.settings.public_url.rstrip("/") or "/"}],
+        "paths": paths,
+        "components": {"schemas": SCHEMAS, "securitySchemes": {"auth0": {"type": "oauth2", "flows": flows}}},
+    }
 
 
 # ---- The application, and serving it ----

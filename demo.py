@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8"]
+# ///
+"""The whole main job in a minute, offline: a stand-in for an Auth0 tenant, the API, and the cron job.
+
+    uv run demo.py           shows every step, then keeps serving for you to try
+    uv run demo.py --exit    stops after the steps
+
+A contractor's Toggl export goes through sync.py into the API's database: once, a second time, and with a
+correction. `Tenant` is the stand-in; the tests use it too, and let it fail in all the ways an issuer can fail.
+"""
+
+import argparse
+import collections
+import contextlib
+import http.server
+import json
+import os
+import pathlib
+import re
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+HERE = pathlib.Path(__file__).resolve().parent
+AUDIENCE = "https://api.exampleco.com/timesheets"
+CLIENT_ID, CLIENT_SECRET = "TimesheetsImportJob", "demo-secret-never-a-real-one"
+JWKS, TOKEN = "/.well-known/jwks.json", "/oauth/token"
+
+# ---- Tenant: signs tokens, publishes keys, and fails on demand ----
+
+
+class SigningKey:
+    """An RSA key pair: `private` signs, `jwk` is what the key set shows of it."""
+
+    def __init__(self, kid):
+        self.kid, self.private = kid, rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        public = jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
+        self.jwk = {**public, "kid": kid, "alg": "RS256", "use": "sig"}
+
+
+class Tenant:
+    """A local Auth0 tenant: an issuer that serves its key set and the token endpoint on a free loopback port."""
+
+    def __init__(self, audience=AUDIENCE):
+        self.audience, self.clients = audience, {CLIENT_ID: (CLIENT_SECRET, "batch:upload")}
+        self.keys, self.published, self.requests = [], [], collections.Counter()
+        self.faults, self.healed = {}, threading.Event()
+        self.rotate()
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Answers,), {"tenant": self}))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Stop serving; slow answers under way are let go."""
+        self.heal()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def sign(self, claims, key=None, **header):
+        """A token with exactly these claims; a header member given as None is left out."""
+        key = key or self.keys[-1]
+        header = {"alg": "RS256", "typ": "JWT", "kid": key.kid, **header}
+        parts = [{name: value for name, value in header.items() if value is not None}, claims]
+        message = b".".join(jwt.utils.base64url_encode(json.dumps(part).encode()) for part in parts)
+        signature = jwt.algorithms.RSAAlgorithm(jwt.algorithms.RSAAlgorithm.SHA256).sign(message, key.private)
+        return (message + b"." + jwt.utils.base64url_encode(signature)).decode()
+
+    def token(self, scope="", **claims):
+        """A token as Auth0 issues it, good for a day; a claim given as None is left out."""
+        now = int(time.time())
+        usual = {
+            "iss": self.url,
+            "aud": self.audience,
+            "iat": now,
+            "exp": now + 86_400,
+            "sub": "auth0|1",
+            "scope": scope,
+        }
+        return self.sign({name: value for name, value in {**usual, **claims}.items() if value is not None})
+
+    def machine(self, scope="batch:upload", client=CLIENT_ID, **claims):
+        """A token from the client-credentials grant: it speaks for a program."""
+        usual = {"sub": f"{client}@clients", "azp": client, "gty": "client-credentials"}
+        return self.token(scope, **{**usual, **claims})
+
+    def person(self, who, scope, **claims):
+        """A token that speaks for a person."""
+        return self.token(scope, **{"sub": who, **claims})
+
+    def rotate(self, keep=True):
+        """Sign with a new key from now on; withdraw all older ones unless `keep`."""
+        self.keys.append(SigningKey(f"key-{len(self.keys) + 1}"))
+        self.published[:] = [*(self.published if keep else ()), self.keys[-1].jwk]
+
+    def revoke(self, kid):
+        """Withdraw a key from the key set."""
+        self.published[:] = [jwk for jwk in self.published if jwk["kid"] != kid]
+
+    def fail(self, path, fault, times=None):
+        """Answer `path` with a fault: 500 html empty slow drip reset redirect huge 429; `times` None is until heal()."""
+        self.healed.clear()
+        self.faults[path] = [fault] * times if times else collections.defaultdict(lambda: fault)
+
+    def heal(self):
+        """No more faults, and those under way end."""
+        self.faults.clear()
+        self.healed.set()
+
+    def next_fault(self, path):
+        """The fault for the next request to `path`, or None."""
+        script = self.faults.get(path, [])
+        return script[0] if isinstance(script, dict) else script.pop(0) if script else None
+
+    def grant(self, form):
+        """Judge a token request -> (status, answer), in Auth0's own words (RFC 6749 section 4.4)."""
+        secret, scope = self.clients.get(form.get("client_id"), (None, None))
+        if form.get("grant_type") != "client_credentials":
+            return 403, {"error": "unauthorized_client", "error_description": "Grant type not allowed for the client."}
+        if secret is None or form.get("client_secret") != secret:
+            return 401, {"error": "access_denied", "error_description": "Unauthorized"}
+        if "audience" not in form:  # Auth0 then issues an opaque token for its own use
+            return 200, {"access_token": os.urandom(24).hex(), "expires_in": 86_400, "token_type": "Bearer"}
+        if form["audience"] != self.audience:
+            return 403, {"error": "access_denied", "error_description": f"Service not found: {form['audience']}"}
+        if scope is None:
+            missing = f'Client is not authorized to access "{self.audience}". You need to create a "client-grant".'
+            return 403, {"error": "access_denied", "error_description": missing}
+        token = self.machine(scope or None, form["client_id"])
+        granted = {"scope": scope} if scope else {}
+        return 200, {"access_token": token, "expires_in": 86_400, "token_type": "Bearer", **granted}
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """The tenant's HTTP side."""
+
+    def do_GET(self):
+        """Key set and discovery."""
+        url = self.tenant.url
+        discovery = {"issuer": url, "jwks_uri": url + JWKS[1:], "token_endpoint": url + TOKEN[1:]}
+        pages = {JWKS: {"keys": self.tenant.published}, "/.well-known/openid-configuration": discovery}
+        page = pages.get(self.path)
+        self.answer(404 if page is None else 200, page or {})
+
+    def do_POST(self):
+        """The token endpoint; takes a form or JSON, as Auth0 does."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        form = (
+            json.loads(body) if "json" in self.headers.get("Content-Type", "") else dict(urllib.parse.parse_qsl(body))
+        )
+        self.answer(*(self.tenant.grant(form) if self.path == TOKEN else (404, {})))
+
+    def answer(self, status, value):
+        """Send JSON, or the scripted fault in its place."""
+        self.tenant.requests[self.path] += 1
+        fault, body, headers = self.tenant.next_fault(self.path), json.dumps(value).encode(), {}
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        if fault == "slow":
+            self.tenant.healed.wait(60)
+        status, body = {"500": (500, b"{}"), "html": (200, b"<html>hello</html>"), "empty": (200, b"{}")}.get(
+            fault, (status, body)
+        )
+        status = {"redirect": 302, "429": 429}.get(fault, status)
+        headers |= {"Location": self.tenant.url + "elsewhere"} if fault == "redirect" else {}
+        headers |= {"Retry-After": "2", "x-ratelimit-reset": str(int(time.time()) + 2)} if fault == "429" else {}
+        body = b" " * 2**26 if fault == "huge" else body
+        with contextlib.suppress(OSError):
+            self.send_response(status)
+            for name, text in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, text)
+            self.end_headers()
+            for part in [body[n : n + 1] for n in range(60)] if fault == "drip" else [body]:
+                self.wfile.write(part)
+                if fault == "drip" and self.tenant.healed.wait(1):
+                    break
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+# ---- The walk: export, upload, again, corrected, approved, reported ----
+
+HEAD = "User,Email,Client,Project,Task,Description,Billable,Start date,Start time,End date,End time,Duration,Tags"
+WORK = [  # who, day of November 2026, start, end, project; the 31st is the row that cannot be right
+    *(("Jane", day, "09:00", "16:30", "StoreZero") for day in (16, 17, 18, 19, 20)),
+    *(("Omar", day, "08:30", "12:30", "StoreZero") for day in (16, 17, 18)),
+    *(("Omar", day, "13:00", "17:15", "Website") for day in (16, 17)),
+    ("Omar", 31, "09:00", "17:00", "Website"),
+]
+
+
+def export(work):
+    """A Toggl export as its users download it."""
+    lines = [
+        f"{who},{who.lower()}@contractor.example,ExampleCo,{project},,,Yes,2026-11-{day},{start}:00,2026-11-{day},{end}:00,,"
+        for who, day, start, end, project in work
+    ]
+    return "\ufeff" + "\n".join([HEAD, *lines, ""])
+
+
+def say(title, *lines):
+    """A heading, and what there is to know."""
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    print(f"\n{bold}{title}{plain}", *lines, sep="\n  ", flush=True)
+
+
+def start_api(tenant, folder, stack):
+    """`python timesheets.py` on a free port -> its address, once it answers."""
+    keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
+    command = [sys.executable, str(HERE / "timesheets.py")]
+    log = stack.enter_context((folder / "api.log").open("w"))
+    api = subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, stdout=subprocess.PIPE, stderr=log, text=True)
+    stack.callback(lambda: (api.terminate(), api.wait(), api.stdout.close()))
+    banner = api.stdout.readline().strip()
+    if not banner:
+        raise SystemExit("The API did not start: " + (folder / "api.log").read_text())
+    url = re.search(r"http://[\d.:]+", banner)[0]
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(url + "/health", timeout=5).close()
+            break
+        time.sleep(0.05)
+    say("The API is up.", banner)
+    return url
+
+
+def sync(env, *arguments):
+    """Run the cron job as cron would, and show what it says."""
+    print("  $ python sync.py", *arguments, flush=True)
+    done = subprocess.run([sys.executable, str(HERE / "sync.py"), *arguments], env=env, capture_output=True, text=True)
+    print(
+        "".join(f"    {line}\n" for line in (done.stdout + done.stderr).splitlines())
+        + f"    (exit status {done.returncode})"
+    )
+
+
+def ask(url, token, path, method="GET"):
+    """One call of the API with a token -> the JSON that it answers."""
+    call = urllib.request.Request(url + path, method=method, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(call, timeout=10) as answer:
+        return json.load(answer)
+
+
+def walk(tenant, folder, stack):
+    """Every step of the main job."""
+    say("The tenant is up.", f"It signs tokens as {tenant.url} and publishes its public keys there.")
+    url = start_api(tenant, folder, stack)
+    env = {
+        "PATH": os.environ.get("PATH", ""),
+        "AUTH0_DOMAIN": tenant.url,
+        "AUTH0_AUDIENCE": AUDIENCE,
+        "TIMESHEETS_URL": url,
+    }
+    env |= {"AUTH0_CLIENT_ID": CLIENT_ID, "AUTH0_CLIENT_SECRET": CLIENT_SECRET}
+    file = folder / "toggl.csv"
+    run = ("-v", "--state-dir", str(folder / "state"), str(file))
+    say("1. The cron job uploads a Toggl export; one of its rows cannot be right.")
+    file.write_text(export(WORK), encoding="utf-8")
+    sync(env, *run)
+    say("2. The same again: nothing is doubled, and the token of the first run still serves.")
+    sync(env, *run)
+    say("3. Jane corrects an hour in Toggl.")
+    file.write_text(export([("Jane", 16, "09:00", "17:30", "StoreZero"), *WORK[1:]]), encoding="utf-8")
+    sync(env, *run)
+    say("4. A manager approves an entry; that takes a person's token with another scope.")
+    manager = tenant.person("manager@exampleco.com", "read:timesheets approve:timesheets")
+    entry = ask(url, manager, "/approvals?limit=1")[0]
+    print(" ", ask(url, manager, f"/approvals/{entry['id']}", "PUT"))
+    say("5. The weekly report.")
+    for week in ask(url, manager, "/reports/weekly?by=user,project"):
+        print(
+            f"  {week['week']}  {week['user_id']:25} {week['project']:10} {week['hours']:6.2f} h  "
+            + "█" * round(week["hours"])
+        )
+    jane = tenant.person("jane@contractor.example", "read:timesheets create:timesheets delete:timesheets")
+    say("Try it yourself:", f"curl -H 'Authorization: Bearer {jane}' {url}/timesheets", f"curl {url}/health")
+
+
+def main():
+    """Walk, then serve until Ctrl-C."""
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--exit", action="store_true", help="stop after the steps")
+    stay = not options.parse_args().exit
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timesheets-demo-")))
+        walk(stack.enter_context(Tenant()), folder, stack)
+        if stay:
+            print("\nServing until Ctrl-C.", flush=True)
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

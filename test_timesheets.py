@@ -1,0 +1,1572 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "pytest>=8.4", "webtest>=3.0.7", "hypothesis>=6"]
+# ///
+"""Tests of the Timesheets API, its cron job and the demo: real keys, HTTP, databases and processes, no mocks.
+
+    uv run test_timesheets.py                everything that the plain command runs
+    uv run test_timesheets.py -k token       the tests whose names hold a word
+"""
+
+import base64
+import collections
+import contextlib
+import csv
+import hmac
+import http.client
+import http.server
+import io
+import json
+import os
+import pathlib
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+if __name__ == "__main__":  # here already, because pytest wants to be the first to import the rest
+    sys.exit(pytest.main([__file__, "-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
+
+import jwt
+import webtest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import demo
+import timesheets
+
+HERE = pathlib.Path(__file__).resolve().parent
+AUDIENCE = "https://api.exampleco.com/timesheets"
+pytestmark = pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits", "ignore:'cgi' is deprecated")
+heavy = pytest.mark.skipif(not os.environ.get("HEAVY"), reason="takes long; HEAVY=1 in the environment runs it")
+SCOPES = "read:timesheets create:timesheets delete:timesheets"
+
+# ---- Fixtures: a tenant, the API in process, and the API as users run it ----
+
+
+def jwk_of(key, kid, **members):
+    """The public half of a private key as a member of a key set."""
+    kinds = {rsa.RSAPrivateKey: jwt.algorithms.RSAAlgorithm, ec.EllipticCurvePrivateKey: jwt.algorithms.ECAlgorithm}
+    (kind,) = [algorithm for private, algorithm in kinds.items() if isinstance(key, private)]
+    return {**kind.to_jwk(key.public_key(), as_dict=True), "kid": kid, **members}
+
+
+KEYS = {  # further private keys that the tenant publishes or an attacker holds
+    "attacker": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    "plain": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    "weak": rsa.generate_private_key(public_exponent=65537, key_size=1024),
+    "curve": ec.generate_private_key(ec.SECP256R1()),
+}
+SECRET = b"a secret that somebody published by mistake"
+
+
+@pytest.fixture(scope="session")
+def tenant():
+    """One tenant for all tests that do not disturb its keys; its key set holds odd members beside the good one."""
+    with demo.Tenant(audience=AUDIENCE) as tenant:
+        tenant.published += [
+            jwk_of(KEYS["plain"], "states-nothing"),
+            jwk_of(KEYS["plain"], "for-encryption", use="enc"),
+            jwk_of(KEYS["plain"], "cannot-verify", key_ops=["sign"]),
+            jwk_of(KEYS["plain"], "can-verify", key_ops=["verify"]),
+            jwk_of(KEYS["plain"], "rsa-oaep", alg="RSA-OAEP"),
+            jwk_of(KEYS["plain"], 7),
+            jwk_of(KEYS["weak"], "weak", alg="RS256", use="sig"),
+            jwk_of(KEYS["curve"], "curve"),
+            {"kty": "oct", "kid": "symmetric", "alg": "HS256", "k": base64.urlsafe_b64encode(SECRET).decode()},
+            {"kty": "RSA", "kid": "even", "n": "AAAA", "e": "AQAB"},
+            {"kty": "RSA", "kid": "typed", "n": 5, "e": None},
+            {"kty": ["RSA"], "kid": "listed"},
+            "not even an object",
+        ]
+        yield tenant
+
+
+def settings_for(tenant, folder, **changes):
+    """Settings of an API that trusts `tenant` and keeps its database in `folder`."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
+    return timesheets.Settings.from_env(env | changes)
+
+
+class Api:
+    """The application in process, called through WebTest, with the tokens of a tenant."""
+
+    def __init__(self, tenant, folder, clock=time.time, keys=None, **changes):
+        self.tenant, self.app = tenant, timesheets.create_app(settings_for(tenant, folder, **changes), clock, keys)
+        self.client = webtest.TestApp(self.app)
+        self.job = tenant.machine("batch:upload", client="job")
+        self.other_job = tenant.machine("batch:upload", client="other")
+        self.ann, self.bob = (tenant.person(who, SCOPES, azp="spa") for who in ("ann@example.com", "bob@example.com"))
+        self.boss = tenant.person("boss@example.com", SCOPES + " approve:timesheets", azp="spa")
+
+    def call(self, method, path, token=None, body=None, **headers):
+        """One request -> its answer; `body` is sent as JSON unless it is bytes."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            headers.setdefault("Content-Type", "application/json")
+            headers["body"] = body if isinstance(body, bytes) else json.dumps(body).encode()
+        content = {"body": headers.pop("body")} if "body" in headers else {}
+        return self.client.request(path, method=method, headers=headers, expect_errors=True, **content)
+
+    def upload(self, *rows, token=None, query=""):
+        """Upload an array -> the answer's JSON."""
+        answer = self.call("POST", "/timesheets/upload" + query, token or self.job, list(rows))
+        assert answer.status_int == 200, answer.text
+        return answer.json
+
+    def table(self, columns="*", table="entry"):
+        """What the database holds, in the order of storing."""
+        return self.app.db.read(f"SELECT {columns} FROM {table} ORDER BY rowid")
+
+
+@pytest.fixture
+def api(tenant, tmp_path):
+    """A fresh API in process."""
+    return Api(tenant, tmp_path)
+
+
+def row(external_id="toggl:ann:1", **changes):
+    """A good row of an upload; a field given as None is left out."""
+    fields = {"external_id": external_id, "user_id": "ann@example.com", "date": "2026-11-20", "project": "StoreZero"}
+    fields |= {"hours": 7.5, "description": "shelves"} | changes
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+class Server:
+    """`python timesheets.py` as its users run it, on a free port; leave the context and it is gone."""
+
+    def __init__(self, tenant, folder, **changes):
+        keep = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
+        env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
+        self.log = folder / "api.log"
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "timesheets.py"],
+            env={**keep, "PORT": "0", "PYTHONDONTWRITEBYTECODE": "1", **env, **changes},
+            stdout=subprocess.PIPE,
+            stderr=self.log.open("ab"),
+            text=True,
+            start_new_session=True,
+        )
+        self.banner = self.process.stdout.readline()
+        self.url = self.banner.split(",")[0].rpartition(" ")[2]
+        self.port = urllib.parse.urlsplit(self.url).port
+
+    def __enter__(self):
+        self.wait()
+        return self
+
+    def wait(self):
+        """Until the API answers."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end and self.process.poll() is None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.request("GET", "/health")[0] == 200:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"the API did not come up: {self.log.read_text()}")
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(20)
+        self.process.stdout.close()
+
+    def kill(self):
+        """SIGKILL for the server and its workers, as a power cut would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+    def raw(self, data):
+        """Send bytes that no client library has tidied -> (status, headers, body)."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+            connection.sendall(data)
+            answer = http.client.HTTPResponse(connection, method=data.split(b" ", 1)[0].decode())
+            answer.begin()
+            return answer.status, answer.headers, answer.read()
+
+    def request(self, method, path, token=None, body=b"", headers=()):
+        """One request with exactly these header lines -> (status, headers, body)."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: api", "Connection: close", f"Content-Length: {len(body)}"]
+        lines += [f"Authorization: Bearer {token}"] if token else []
+        head = "\r\n".join([*lines, *headers, "", ""])
+        return self.raw(head.encode("utf-8", "surrogateescape") + body)
+
+
+@pytest.fixture(scope="session")
+def live(tenant, tmp_path_factory):
+    """One served API for tests that only ask it things."""
+    with Server(tenant, tmp_path_factory.mktemp("live"), WORKERS="2") as server:
+        yield server
+
+
+# ---- Tokens: what each request must get ----
+
+
+def forged(payload, header, key=SECRET):
+    """A token with any header at all, signed with HMAC, for what PyJWT refuses to make."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, payload)]
+    parts.append(base64.urlsafe_b64encode(hmac.digest(key, b".".join(parts), "sha256")).rstrip(b"="))
+    return b".".join(parts).decode()
+
+
+def claims_of(tenant, **changes):
+    """The claims of a good machine token; a claim given as None is left out."""
+    claims = jwt.decode(tenant.machine("batch:upload"), options={"verify_signature": False}) | changes
+    return {name: value for name, value in claims.items() if value is not None}
+
+
+def signed_by(name, kid, algorithm="RS256"):
+    """A maker of a token with good claims, signed by one of KEYS."""
+    return lambda t: jwt.encode(claims_of(t), KEYS[name], algorithm, headers={"kid": kid})
+
+
+def machine(**claims):
+    """A maker of a machine token with some claims changed."""
+    return lambda t: t.machine("batch:upload", **claims)
+
+
+def header(**changes):
+    """A maker of a machine token with some header members changed."""
+    return lambda t: t.sign(claims_of(t), **changes)
+
+
+def ago(seconds):
+    """A NumericDate in the past."""
+    return int(time.time()) - seconds
+
+
+def swapped(t, part):
+    """Two good tokens crossed: the signature of one under the header or payload of the other."""
+    first, second = t.machine("batch:upload").split("."), t.sign(claims_of(t, sub="other@clients"), typ="at+jwt").split(".")
+    first[part] = second[part]
+    return ".".join(first)
+
+
+GOOD = [
+    ("plain", machine()),
+    ("audience-among-others", machine(aud=["https://tenant/userinfo", AUDIENCE])),
+    ("scope-in-permissions", lambda t: t.machine("", permissions=["read:x", "batch:upload"])),
+    ("scope-among-others", lambda t: t.machine("read:timesheets batch:upload")),
+    ("rfc9068-profile", lambda t: t.sign(claims_of(t, azp=None, gty=None, client_id="job", jti="1"), typ="at+jwt")),
+    ("typ-absent", header(typ=None)),
+    ("typ-jwt", header(typ="jwt")),
+    ("typ-at+jwt", header(typ="at+jwt")),
+    ("typ-application/at+jwt", header(typ="application/at+jwt")),
+    ("typ-AT+JWT", header(typ="AT+JWT")),
+    ("expired-3-s-ago", machine(exp=ago(3))),
+    ("issued-3-s-ahead", machine(iat=ago(-3))),
+    ("not-before-3-s-ahead", machine(nbf=ago(-3))),
+    ("fractional-times", machine(iat=time.time(), exp=time.time() + 60.5)),
+    ("key-that-states-nothing", signed_by("plain", "states-nothing")),
+    ("key-with-verify", signed_by("plain", "can-verify")),
+    ("elliptic-curve", signed_by("curve", "curve", "ES256")),
+]
+WRONG_TYPES = [("null", None), ("object", {}), ("list", []), ("text", "x"), ("number-text", "9999999999"), ("boolean", True)]
+BAD = [
+    ("garbage", lambda t: "garbage"),
+    ("three-letters", lambda t: "a.b.c"),
+    ("empty-segments", lambda t: ".."),
+    ("empty-payload", lambda t: "{0}..{2}".format(*t.machine().split("."))),
+    ("no-signature", lambda t: t.machine().rpartition(".")[0] + "."),
+    ("two-parts", lambda t: t.machine().rpartition(".")[0]),
+    ("five-parts", lambda t: t.machine() + ".x.y"),
+    ("padded", lambda t: t.machine() + "="),
+    ("40-kB", lambda t: t.machine(junk="x" * 30_000)),
+    ("header-not-json", lambda t: "e30x." + t.machine().partition(".")[2]),
+    ("header-not-an-object", lambda t: forged({}, ["kid"])),
+    ("header-deep", lambda t: base64.urlsafe_b64encode(b"[" * 9_000).decode().rstrip("=") + ".e30.x"),
+    ("payload-not-an-object", lambda t: t.sign(["iss"])),
+    ("alg-none", lambda t: forged(claims_of(t), {"alg": "none", "kid": t.keys[-1].kid})),
+    ("alg-None", lambda t: forged(claims_of(t), {"alg": "None", "kid": t.keys[-1].kid})),
+    ("alg-none-unsigned", lambda t: jwt.encode(claims_of(t), None, "none", headers={"kid": t.keys[-1].kid})),
+    ("alg-absent", lambda t: forged(claims_of(t), {"kid": t.keys[-1].kid})),
+    ("alg-lower-case", lambda t: forged(claims_of(t), {"alg": "rs256", "kid": t.keys[-1].kid})),
+    ("alg-a-list", lambda t: forged(claims_of(t), {"alg": ["RS256"], "kid": t.keys[-1].kid})),
+    ("hs256-with-the-public-key", lambda t: forged(claims_of(t), {"alg": "HS256", "kid": t.keys[-1].kid}, public_pem(t))),
+    ("hs256-with-a-published-secret", lambda t: forged(claims_of(t), {"alg": "HS256", "kid": "symmetric"})),
+    ("rs512-where-the-key-states-rs256", lambda t: jwt.encode(claims_of(t), t.keys[-1].private, "RS512", {"kid": t.keys[-1].kid})),
+    ("rs512-where-the-key-states-nothing", signed_by("plain", "states-nothing", "RS512")),
+    ("ps256-where-the-key-states-nothing", signed_by("plain", "states-nothing", "PS256")),
+    ("kid-missing", header(kid=None)),
+    ("kid-a-number", lambda t: forged(claims_of(t), {"alg": "RS256", "kid": 7})),
+    ("kid-unknown", header(kid="nobody's")),
+    ("kid-of-another-key", header(kid="states-nothing")),
+    ("attackers-key", lambda t: jwt.encode(claims_of(t), KEYS["attacker"], "RS256", headers={"kid": t.keys[-1].kid})),
+    ("encryption-key", signed_by("plain", "for-encryption")),
+    ("key-that-may-not-verify", signed_by("plain", "cannot-verify")),
+    ("key-of-another-algorithm", signed_by("plain", "rsa-oaep")),
+    ("rsa-of-1024-bits", signed_by("weak", "weak")),
+    ("swapped-payload", lambda t: swapped(t, 1)),
+    ("swapped-header", lambda t: swapped(t, 0)),
+    ("swapped-signature", lambda t: swapped(t, 2)),
+    ("typ-dpop", header(typ="dpop+jwt")),
+    ("typ-logout", header(typ="logout+jwt")),
+    ("typ-blank", header(typ=" ")),
+    ("typ-a-list", header(typ=["JWT"])),
+    ("iss-without-the-slash", lambda t: t.machine(iss=t.url.rstrip("/"))),
+    ("iss-longer", lambda t: t.machine(iss=t.url + "x")),
+    ("iss-other-case", lambda t: t.machine(iss=t.url.upper())),
+    ("iss-other-host", machine(iss="https://evil.example/")),
+    ("iss-missing", machine(iss=None)),
+    ("iss-a-list", lambda t: t.machine(iss=[t.url])),
+    ("aud-of-others", machine(aud="https://other.example/")),
+    ("aud-empty", machine(aud="")),
+    ("aud-empty-list", machine(aud=[])),
+    ("aud-missing", machine(aud=None)),
+    ("aud-with-a-slash", machine(aud=AUDIENCE + "/")),
+    ("aud-space-joined", machine(aud=f"x {AUDIENCE}")),
+    ("aud-an-object", machine(aud={AUDIENCE: 1})),
+    ("aud-with-a-number", machine(aud=[AUDIENCE, 5])),
+    ("id-token", lambda t: t.token(aud="client-id", sub="auth0|1", nonce="n", name="Ann")),
+    ("expired-10-s-ago", machine(exp=ago(10))),
+    ("exp-missing", machine(exp=None)),
+    ("exp-infinite", machine(exp=float("inf"))),
+    ("exp-not-a-number", machine(exp=float("nan"))),
+    ("exp-beyond-reason", machine(exp=10**400)),
+    ("exp-negative", machine(exp=-1)),
+    *((f"exp-{name}", lambda t, value=value: t.sign(claims_of(t) | {"exp": value})) for name, value in WRONG_TYPES),
+    ("nbf-in-60-s", machine(nbf=ago(-60))),
+    *((f"nbf-{name}", lambda t, value=value: t.sign(claims_of(t) | {"nbf": value})) for name, value in WRONG_TYPES),
+    ("iat-in-60-s", machine(iat=ago(-60))),
+    ("iat-missing", machine(iat=None)),
+    *((f"iat-{name}", lambda t, value=value: t.sign(claims_of(t) | {"iat": value})) for name, value in WRONG_TYPES),
+    ("sub-missing", machine(sub=None)),
+    ("sub-empty", machine(sub="")),
+    ("sub-a-number", machine(sub=5)),
+    ("sub-half-a-character", machine(sub="\ud800@clients")),
+    ("scope-a-list", lambda t: t.machine(["batch:upload"])),
+    ("permissions-a-text", machine(permissions="batch:upload")),
+    ("permissions-of-numbers", machine(permissions=[1])),
+    ("azp-a-number", machine(azp=5)),
+    ("azp-with-a-line-break", machine(azp="job\r\nSet-Cookie: x=1")),
+    ("gty-a-list", machine(gty=["client-credentials"])),
+    ("bound-to-a-key", machine(cnf={"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"})),
+    ("crit-unknown", header(crit=["exp"])),
+    ("b64-false", header(b64=False, crit=["b64"])),
+    ("crit-a-text", header(crit="b64")),
+]
+LACKING = [
+    ("scope-missing", lambda t: t.machine(None)),
+    ("scope-empty", lambda t: t.machine("")),
+    ("scope-other", lambda t: t.machine("read:timesheets")),
+    ("scope-longer", lambda t: t.machine("batch:uploads")),
+    ("scope-prefixed", lambda t: t.machine("xbatch:upload")),
+    ("scope-other-case", lambda t: t.machine("Batch:Upload")),
+    ("scope-with-commas", lambda t: t.machine("batch:upload,read:timesheets")),
+]
+
+
+def public_pem(t):
+    """The tenant's public key as the text that a confused verifier would take for an HMAC secret."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return t.keys[-1].private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def bearer(make):
+    """A maker of header lines that carry one token."""
+    return lambda t: [f"Authorization: Bearer {make(t)}"]
+
+
+CHALLENGES = {  # code: (status, challenge)
+    None: (200, None),
+    "token_required": (401, 'Bearer realm="timesheets"'),
+    "invalid_request": (400, 'Bearer realm="timesheets", error="invalid_request"'),
+    "invalid_token": (401, 'Bearer realm="timesheets", error="invalid_token"'),
+    "insufficient_scope": (403, 'Bearer realm="timesheets", error="insufficient_scope", scope="batch:upload"'),
+}
+HEADERS = [
+    ("no-header", lambda t: [], "token_required"),
+    ("basic", lambda t: ["Authorization: Basic eDp5"], "token_required"),
+    ("another-scheme", lambda t: [f"Authorization: Token {t.machine()}"], "token_required"),
+    ("bare-token", lambda t: [f"Authorization: {t.machine()}"], "token_required"),
+    ("scheme-with-bearer-in-it", lambda t: [f"Authorization: XBearer {t.machine()}"], "token_required"),
+    ("other-header", lambda t: [f"X-Authorization: Bearer {t.machine()}"], "token_required"),
+    ("lower-case-scheme", lambda t: [f"Authorization: bearer {t.machine()}"], None),
+    ("upper-case-scheme", lambda t: [f"Authorization: BEARER {t.machine()}"], None),
+    ("lower-case-header", lambda t: [f"authorization: Bearer {t.machine()}"], None),
+    ("scheme-alone", lambda t: ["Authorization: Bearer"], "invalid_request"),
+    ("scheme-and-space", lambda t: ["Authorization: Bearer "], "invalid_request"),
+    ("a-word-behind", lambda t: [f"Authorization: Bearer {t.machine()} x"], "invalid_request"),
+    ("twice-in-one-header", lambda t: [f"Authorization: Bearer {t.machine()}, Bearer {t.machine()}"], "invalid_request"),
+    ("tab", lambda t: [f"Authorization: Bearer\t{t.machine()}"], "invalid_request"),
+    ("outside-the-grammar", lambda t: ["Authorization: Bearer <script>"], "invalid_request"),
+    ("outside-ascii", lambda t: ["Authorization: Bearer t\u00f6ken"], "invalid_request"),
+    ("two-headers", lambda t: [f"Authorization: Bearer {t.machine()}"] * 2, "invalid_request"),
+    ("two-headers-good-first", lambda t: [f"Authorization: Bearer {t.machine()}", "Authorization: Bearer x"], "invalid_request"),
+    ("two-headers-basic-first", lambda t: ["Authorization: Basic eDp5", f"Authorization: Bearer {t.machine()}"], "invalid_request"),
+    ("two-headers-basic-last", lambda t: [f"Authorization: Bearer {t.machine()}", "Authorization: Basic eDp5"], "invalid_request"),
+    ("64-kB", lambda t: ["Authorization: Bearer " + "x" * 65_536], "invalid_token"),
+]
+ROWS = [
+    *HEADERS,
+    *((name, bearer(make), None) for name, make in GOOD),
+    *((name, bearer(make), "invalid_token") for name, make in BAD),
+    *((name, bearer(make), "insufficient_scope") for name, make in LACKING),
+]
+
+
+@pytest.mark.parametrize(("lines", "code"), [pytest.param(lines, code, id=name) for name, lines, code in ROWS])
+def test_token(live, tenant, lines, code):
+    """Each request gets the status and the challenge of RFC 6750, over a real connection."""
+    status, headers, body = live.request("GET", "/timesheets/upload", headers=lines(tenant))
+    assert (status, headers["WWW-Authenticate"]) == CHALLENGES[code], body
+    if code is not None:
+        assert headers["Content-Type"] == "application/problem+json"
+        assert json.loads(body)["code"] == code
+    assert "Traceback" not in live.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind"),
+    [
+        pytest.param("GET", "/timesheets/upload?access_token={}", "", "text/plain", id="in-the-query"),
+        pytest.param("POST", "/timesheets/upload", "access_token={}", "application/x-www-form-urlencoded", id="in-a-form"),
+        pytest.param("POST", "/timesheets/upload", '{{"access_token": "{}"}}', "application/json", id="in-json"),
+    ],
+)
+def test_token_elsewhere_than_in_the_header_does_not_count(live, tenant, method, path, body, kind):
+    """Only the Authorization header carries a token."""
+    token = tenant.machine("batch:upload")
+    answer = live.request(method, path.format(token), body=body.format(token).encode(), headers=[f"Content-Type: {kind}"])
+    assert (answer[0], answer[1]["WWW-Authenticate"]) == CHALLENGES["token_required"]
+
+
+def test_token_that_names_its_own_key_is_refused_and_nobody_is_asked(live, tenant):
+    """jwk, jku and x5u in a header are the attacker's words: no key is taken from there and no request goes there."""
+    with demo.Tenant(audience=AUDIENCE) as attacker:
+        for extra in ({"jku": attacker.url + ".well-known/jwks.json"}, {"x5u": attacker.url}, {"jwk": attacker.keys[-1].jwk}):
+            token = attacker.sign(claims_of(tenant), **extra)
+            assert live.request("GET", "/timesheets/upload", token)[0] == 401
+        assert not attacker.requests
+
+
+def test_head_without_a_token_gets_the_challenge_and_no_body(live):
+    """HEAD is guarded like GET."""
+    status, headers, body = live.request("HEAD", "/timesheets")
+    assert (status, headers["WWW-Authenticate"], body) == (401, 'Bearer realm="timesheets"', b"")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        pytest.param({"gty": "client-credentials", "sub": "job@clients", "azp": "job"}, id="auth0"),
+        pytest.param({"gty": "client-credentials", "sub": "ann@example.com"}, id="by-grant"),
+        pytest.param({"sub": "job@clients"}, id="by-subject"),
+        pytest.param({"sub": "job", "client_id": "job"}, id="rfc9068"),
+    ],
+)
+def test_a_machine_is_never_a_person(live, tenant, claims):
+    """A program's token on a person's route is 403, with a sentence that says why."""
+    status, headers, body = live.request("GET", "/timesheets", tenant.token("read:timesheets", **claims))
+    assert (status, json.loads(body)["code"], headers["WWW-Authenticate"]) == (403, "person_required", None)
+    assert "program" in json.loads(body)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "now", "status"),
+    [
+        pytest.param({"exp": 1_000}, 1_004.9, 200, id="exp-just-inside"),
+        pytest.param({"exp": 1_000}, 1_005, 401, id="exp-just-outside"),
+        pytest.param({"nbf": 1_000}, 995, 200, id="nbf-just-inside"),
+        pytest.param({"nbf": 1_000}, 994.9, 401, id="nbf-just-outside"),
+        pytest.param({"iat": 1_000}, 995, 200, id="iat-just-inside"),
+        pytest.param({"iat": 1_000}, 994.9, 401, id="iat-just-outside"),
+    ],
+)
+def test_leeway_is_five_seconds_on_both_sides(tenant, tmp_path, claims, now, status):
+    """The clocks may differ by 5 s; a verdict that is remembered is still checked against the clock."""
+    clock = [now]
+    api = Api(tenant, tmp_path, clock=lambda: clock[0])
+    token = tenant.machine("batch:upload", **{"iat": 10, "exp": 9_000} | claims)
+    assert [api.call("GET", "/timesheets/upload", token).status_int for _ in "ab"] == [status, status]
+    clock[0] = 10_000
+    assert api.call("GET", "/timesheets/upload", token).status_int == 401
+
+
+def test_user_claim_names_the_person(tenant, tmp_path):
+    """With USER_CLAIM the person is whom that claim says; a token without it names nobody."""
+    api = Api(tenant, tmp_path, USER_CLAIM="https://api.exampleco.com/email")
+    named = tenant.person("auth0|1", SCOPES, **{"https://api.exampleco.com/email": "ann@example.com"})
+    assert api.call("POST", "/timesheets", named, {"date": "2026-11-20", "project": "X", "hours": 1}).json["user_id"] == "ann@example.com"
+    assert api.call("GET", "/timesheets", api.ann).json["code"] == "person_required"
+
+
+def test_extra_issuers_share_the_keys(tenant, tmp_path):
+    """A custom domain beside the canonical one: both spell `iss` their own way, and no third does."""
+    api = Api(tenant, tmp_path, EXTRA_ISSUERS="https://login.exampleco.com/")
+    for issuer, status in (("https://login.exampleco.com/", 200), (tenant.url, 200), ("https://login.exampleco.com", 401)):
+        assert api.call("GET", "/timesheets/upload", tenant.machine("batch:upload", iss=issuer)).status_int == status
+
+
+def test_every_route_but_the_public_ones_is_guarded(api):
+    """Bottle would serve a view whose guard was forgotten or stands above the route; this walks over all of them."""
+    public = {"/", "/health", "/openapi.json", "/.well-known/oauth-protected-resource"}
+    guarded = [route for route in api.app.routes if route.rule not in public]
+    assert len(guarded) >= 10
+    for route in guarded:
+        assert route.callback.scope in {"batch:upload", *SCOPES.split(), "approve:timesheets"}
+        answer = api.call(route.method, route.rule.partition("<")[0].rstrip("/") + ("/1" if "<" in route.rule else ""))
+        assert (answer.status_int, answer.headers["WWW-Authenticate"]) == CHALLENGES["token_required"], route
+
+
+# ---- Keys: rotation, withdrawal, outages ----
+
+
+JWKS = "/.well-known/jwks.json"
+
+
+class Clock:
+    """A clock that only the test moves."""
+
+    def __init__(self):
+        self.now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def keyed(tmp_path):
+    """An API with a tenant of its own that has fetched no keys yet, and a key set whose clock stands still."""
+    with demo.Tenant(audience=AUDIENCE) as tenant:
+        tenant.fail(JWKS, "500")
+        keys = timesheets.KeySet(tenant.url.rstrip("/") + JWKS, Clock())
+        api = Api(tenant, tmp_path, keys=keys)
+        keys.thread.join()
+        keys.clock.now += 31
+        tenant.heal()
+        tenant.requests.clear()
+        yield api
+
+
+def asked(api):
+    """How often the tenant was asked for its key set, after any fetch under way has ended."""
+    api.app.keys.thread.join(20)
+    return api.tenant.requests[JWKS]
+
+
+def status(api, token=None):
+    """What a request with a token gets: 200, or its status and code."""
+    answer = api.call("GET", "/timesheets/upload", token or api.tenant.machine("batch:upload"))
+    if answer.status_int == 503:
+        assert int(answer.headers["Retry-After"]) > 0
+    return answer.status_int if answer.status_int == 200 else (answer.status_int, answer.json["code"])
+
+
+def unknown(api):
+    """A token whose key the issuer does not have."""
+    return api.tenant.sign(claims_of(api.tenant), kid=os.urandom(8).hex())
+
+
+UNAVAILABLE, INVALID = (503, "keys_unavailable"), (401, "invalid_token")
+MINUTES, DAY = 11 * 60, 86_400 + 1
+OUTAGES = ["500", "html", "empty", "reset", "redirect", "huge"]
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+@pytest.mark.parametrize(
+    ("keys", "known", "first_unknown", "next_unknown"),
+    [
+        pytest.param("none", UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, id="never-fetched"),
+        pytest.param(31, 200, UNAVAILABLE, INVALID, id="fresh"),
+        pytest.param(MINUTES, 200, UNAVAILABLE, UNAVAILABLE, id="older-than-10-minutes"),
+        pytest.param(DAY, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, id="older-than-a-day"),
+    ],
+)
+def test_keys_while_the_issuer_is_down(keyed, fault, keys, known, first_unknown, next_unknown):
+    """Whatever an issuer that is down answers: old keys serve for a day, and 401 is never said for want of keys."""
+    if keys != "none":
+        assert status(keyed) == 200
+        keyed.app.keys.clock.now += keys
+    keyed.tenant.fail(JWKS, fault)
+    assert [status(keyed, unknown(keyed)), status(keyed, unknown(keyed)), status(keyed)] == [first_unknown, next_unknown, known]
+    state = {"none": "none", 31: "fresh", MINUTES: "stale", DAY: "none"}[keys]
+    assert keyed.call("GET", "/health").json["keys"]["state"] == state
+
+
+@pytest.mark.parametrize("fault", ["slow", "drip"])
+def test_a_slow_issuer_delays_nobody_who_has_a_known_key(keyed, fault):
+    """The refresh runs beside the requests; the one that needs it waits 5 s at most."""
+    assert status(keyed) == 200
+    keyed.app.keys.clock.now += MINUTES
+    keyed.tenant.fail(JWKS, fault)
+    began = time.monotonic()
+    assert [status(keyed) for _ in range(5)] == [200] * 5
+    assert keyed.app.keys.thread.is_alive()  # so nobody waited for it
+    assert status(keyed, unknown(keyed)) == UNAVAILABLE
+    assert time.monotonic() - began < 8
+
+
+def test_keys_recover_when_the_issuer_does(keyed):
+    """After an outage the next attempt ends the 503."""
+    keyed.tenant.fail(JWKS, "500")
+    assert status(keyed) == UNAVAILABLE
+    keyed.tenant.heal()
+    keyed.app.keys.clock.now += 31
+    assert status(keyed) == 200
+
+
+def test_rotated_key_works_after_one_fetch_and_the_old_one_goes_on(keyed):
+    """A token by a new key is good at once; the old key's tokens stay good while it is published."""
+    old = keyed.tenant.machine("batch:upload")
+    assert (status(keyed, old), asked(keyed)) == (200, 1)
+    keyed.tenant.rotate()
+    keyed.app.keys.clock.now += 31
+    assert (status(keyed), status(keyed, old), asked(keyed)) == (200, 200, 2)
+
+
+def test_withdrawn_key_stops_after_the_next_refresh(keyed):
+    """Tokens of a withdrawn key are refused although they were accepted, and remembered, before."""
+    old = keyed.tenant.machine("batch:upload")
+    assert status(keyed, old) == 200
+    keyed.tenant.rotate(keep=False)
+    assert status(keyed, old) == 200
+    keyed.app.keys.clock.now += MINUTES
+    status(keyed, old)
+    assert asked(keyed) == 2
+    assert (status(keyed), status(keyed, old)) == (200, INVALID)
+
+
+def test_made_up_key_ids_do_not_flood_the_issuer(keyed):
+    """1,000 tokens with random key ids in a minute: a fetch per 30 s at most, good tokens unaffected."""
+    assert status(keyed) == 200
+    for _ in range(1_000):
+        keyed.app.keys.clock.now += 0.06
+        assert status(keyed, unknown(keyed)) == INVALID
+    assert (status(keyed), asked(keyed)) == (200, 2)
+
+
+def test_fifty_requests_at_the_moment_the_set_expires_cause_one_fetch(keyed):
+    """The thundering herd is one fetch, and none of the herd waits for it: the answer comes only afterwards."""
+    assert status(keyed) == 200
+    keyed.app.keys.clock.now += MINUTES
+    keyed.tenant.fail(JWKS, "slow", times=1)
+    token, statuses = keyed.tenant.machine("batch:upload"), []
+    herd = [threading.Thread(target=lambda: statuses.append(status(keyed, token))) for _ in range(50)]
+    for thread in herd:
+        thread.start()
+    for thread in herd:
+        thread.join(4)
+    assert (statuses, keyed.app.keys.thread.is_alive()) == ([200] * 50, True)
+    assert asked(keyed) == 2
+
+
+def test_repeated_token_costs_no_signature_check(keyed):
+    """One token checked by one key has one verdict, which is remembered."""
+    token = keyed.tenant.machine("batch:upload")
+    assert [status(keyed, token) for _ in range(5)] == [200] * 5
+    assert (keyed.app.judge.cache_info().misses, keyed.app.judge.cache_info().hits) == (1, 4)
+
+
+# ---- Settings, problems, and what is the same everywhere ----
+
+NEEDED = {"AUTH0_DOMAIN": "tenant.eu.auth0.com", "AUTH0_AUDIENCE": AUDIENCE}
+
+
+@pytest.mark.parametrize(
+    ("domain", "issuer"),
+    [
+        ("tenant.eu.auth0.com", "https://tenant.eu.auth0.com/"),
+        (" tenant.eu.auth0.com/ ", "https://tenant.eu.auth0.com/"),
+        ("https://id.example/realms/x", "https://id.example/realms/x"),
+        ("http://127.0.0.1:99/", "http://127.0.0.1:99/"),
+        ("http://localhost:99/", "http://localhost:99/"),
+        ("http://[::1]:99/", "http://[::1]:99/"),
+    ],
+)
+def test_issuer_is_read_from_the_domain(domain, issuer):
+    """A bare domain becomes a URL with its slash; a URL is taken as written."""
+    assert timesheets.Settings.from_env(NEEDED | {"AUTH0_DOMAIN": domain}).issuer == issuer
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param({"AUTH0_DOMAIN": ""}, "AUTH0_DOMAIN is not set.", id="missing"),
+        pytest.param({"AUTH0_DOMAIN": "my tenant"}, "AUTH0_DOMAIN must be a domain", id="not-a-domain"),
+        pytest.param({"AUTH0_DOMAIN": "http://tenant.example/"}, "AUTH0_DOMAIN must start with https://", id="http"),
+        pytest.param({"AUTH0_DOMAIN": "http://127.0.0.1.evil.example/"}, "AUTH0_DOMAIN must start with https://", id="almost-loopback"),
+        pytest.param({"JWKS_URL": "ftp://x/"}, "JWKS_URL must be a plain https:// address", id="ftp"),
+        pytest.param({"JWKS_URL": "https://user:secret@x/"}, "JWKS_URL must be a plain https:// address", id="password"),
+        pytest.param({"PORT": "80a"}, "PORT must be a whole number from 0 to 65535", id="port"),
+        pytest.param({"WORKERS": "0"}, "WORKERS must be a whole number from 1 to 64", id="workers"),
+        pytest.param({"TLS_CERT": "cert.pem"}, "TLS_CERT and TLS_KEY belong together", id="half-a-certificate"),
+    ],
+)
+def test_setting_at_fault_is_named(changes, sentence):
+    """Each fault is a sentence that names its variable."""
+    with pytest.raises(timesheets.Faults) as faults:
+        timesheets.Settings.from_env(NEEDED | changes)
+    assert [fault[: len(sentence)] for fault in faults.value.args[0]] == [sentence]
+
+
+def run(*command, **env):
+    """A program of ours as a user starts it, with an almost empty environment -> the completed process."""
+    keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    env = {**keep, "PYTHONDONTWRITEBYTECODE": "1", **env}
+    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=60, cwd=HERE)
+
+
+def test_every_fault_in_the_settings_is_reported_at_once():
+    """One start, one list of faults, exit status 78, and no stack trace."""
+    done = run("timesheets.py", PORT="x", AUTH0_DOMAIN="nonsense")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["AUTH0_DOMAIN", "AUTH0_AUDIENCE", "PORT"]
+
+
+def test_import_reads_opens_and_fetches_nothing():
+    """`import timesheets` works with an empty environment, in any folder, and leaves no file behind."""
+    done = run("-c", "import timesheets, os; print(os.path.exists('timesheets.db'))")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+
+
+def test_start_fails_with_a_sentence_when_the_port_is_taken(live, tenant, tmp_path):
+    """A second API on a port in use ends, instead of sharing the port with the first."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
+    done = run("timesheets.py", PORT=str(live.port), **env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "in use" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        pytest.param(lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 99"), "from a newer program", id="newer"),
+        pytest.param(lambda path: path.write_text("no database" * 100), "file is not a database", id="no-database"),
+        pytest.param(lambda path: path.mkdir(), "unable to open database file", id="a-folder"),
+    ],
+)
+def test_unusable_database_is_refused_at_start(tenant, tmp_path, make, sentence):
+    """A database that this program must not or cannot touch ends the start with a sentence."""
+    make(tmp_path / "timesheets.db")
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "timesheets.db")}
+    done = run("timesheets.py", PORT="0", **env)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+def test_banner_says_where_it_listens_and_whom_it_trusts(live, tenant):
+    """The first line tells the operator all three."""
+    assert live.banner == f"Timesheets API on {live.url}, trusting {tenant.url} for {AUDIENCE}\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code", "headers"),
+    [
+        pytest.param("GET", "/nowhere", 404, "not_found", {}, id="404-needs-no-token"),
+        pytest.param("GET", "/timesheets/%FF", 404, "not_found", {}, id="404-not-utf-8"),
+        pytest.param("GET", "/timesheets/-1", 404, "not_found", {}, id="404-negative-id"),
+        pytest.param("GET", "/timesheets/" + "9" * 40, 404, "not_found", {}, id="404-endless-id"),
+        pytest.param("PATCH", "/timesheets", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS, POST"}, id="405"),
+        pytest.param("POST", "/approvals", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS"}, id="405-get-only"),
+        pytest.param("POST", "/timesheets/upload", 401, "token_required", {}, id="401-before-the-body"),
+    ],
+)
+def test_errors_have_one_shape(live, method, path, status, code, headers):
+    """Bottle's own errors too are problem+json, uncacheable and unsniffable."""
+    found, sent, body = live.request(method, path)
+    problem = json.loads(body)
+    assert (found, problem["status"], problem["code"], problem["type"]) == (status, status, code, "about:blank")
+    assert set(problem) == {"type", "title", "status", "detail", "code"}
+    always = {"Content-Type": "application/problem+json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    for name, value in {**always, **headers}.items():
+        assert sent.get_all(name) == [value]
+
+
+def test_what_nobody_foresaw_is_logged_under_an_id(api, caplog):
+    """A 500 says nothing of the inside; the log has the traceback under the id that the answer carries."""
+    api.upload(row())
+    with api.app.db.connection() as db:
+        db.execute("DROP TABLE history")
+    answer = api.call("POST", "/timesheets/upload", api.job, [row(hours=8)])
+    assert (answer.status_int, answer.json["code"], answer.content_type) == (500, "internal_error", "application/problem+json")
+    incident = answer.json["detail"].split()[-1].strip(".")
+    assert "history" not in answer.text and incident in caplog.text and "no such table: history" in caplog.text
+    assert api.table("seconds") == [(27_000,)]
+
+
+def test_options_lists_the_methods_and_preflight_needs_no_token(tenant, tmp_path):
+    """A listed browser origin may call; another gets an answer that its browser will not let it read."""
+    api = Api(tenant, tmp_path, CORS_ORIGINS="https://app.example, https://other.example")
+    ask = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization"}
+    listed = api.call("OPTIONS", "/timesheets", Origin="https://app.example", **ask)
+    assert (listed.status_int, listed.body, listed.headers["Allow"]) == (204, b"", "GET, HEAD, OPTIONS, POST")
+    assert listed.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    assert "Authorization" in listed.headers["Access-Control-Allow-Headers"]
+    refused = api.call("GET", "/timesheets", Origin="https://app.example")
+    assert (refused.status_int, refused.headers["Access-Control-Allow-Origin"]) == (401, "https://app.example")
+    for stranger in ("https://app.example.evil", "null", "https://APP.example"):
+        assert "Access-Control-Allow-Origin" not in api.call("OPTIONS", "/timesheets", Origin=stranger).headers
+
+
+def test_health_says_503_when_the_database_does_not_answer(api):
+    """A load balancer learns that this host cannot serve."""
+    api.app.keys.thread.join(20)
+    assert api.call("GET", "/health").json == {"status": "ok", "keys": {"state": "fresh", "age_seconds": 0}}
+    api.app.db.path = "/nonexistent/timesheets.db"
+    api.app.db.idle.clear()
+    answer = api.call("GET", "/health")
+    assert (answer.status_int, answer.json["code"], answer.headers["Retry-After"]) == (503, "database_unavailable", "5")
+
+
+# ---- Uploads ----
+
+
+def test_reference_cron_clients_request_works_unchanged(api):
+    """One object without an external_id, a date-time, a bare number: 201 and a flat entry, which awaits approval."""
+    sent = {"user_id": "007", "date": "2017-05-10T17:40:20.095Z", "project": "StoreZero", "hours": 5}
+    answer = api.call("POST", "/timesheets/upload", api.job, sent)
+    entry = {"id": 1, "user_id": "007", "date": "2017-05-10", "project": "StoreZero", "hours": 5, "description": ""}
+    entry |= {"approved": False, "source": "job", "external_id": None}
+    assert (answer.status_int, answer.headers["Location"], answer.json) == (201, "/timesheets/1", entry)
+    assert type(answer.json["id"]) is int
+    assert api.call("GET", "/approvals", api.boss).json == [entry]
+    assert api.call("POST", "/timesheets/upload", api.job, sent).json["id"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts", "statuses"),
+    [
+        pytest.param([row()], "unchanged", ["unchanged"], id="the-same-again"),
+        pytest.param([row(hours="7.50", date="2026-11-20T23:59:59-11:00", project=" StoreZero ")], "unchanged", ["unchanged"], id="spelled-otherwise"),
+        pytest.param([row(hours=8)], "updated", ["updated"], id="correction"),
+        pytest.param([row(user_id="bob@example.com")], "updated", ["updated"], id="another-person"),
+        pytest.param([row("b"), row("c")], "created", ["created", "created"], id="new-ones"),
+        pytest.param([row(None), row(None)], "created", ["created", "created"], id="without-a-key"),
+        pytest.param([{"external_id": "toggl:ann:1", "deleted": True}], "deleted", ["deleted"], id="void"),
+        pytest.param([{"external_id": "never", "deleted": True}], "unchanged", ["unchanged"], id="void-unknown"),
+        pytest.param([row("b"), row("b", hours=2)], "", ["created", "rejected"], id="one-key-twice"),
+        pytest.param([row("b", hours=25), row("b", hours=2)], "", ["rejected", "created"], id="one-key-twice-first-is-bad"),
+        pytest.param([row("b"), "nonsense", row("c"), None, 5, []], "", ["created", "rejected", "created"] + ["rejected"] * 3, id="bad-among-good"),
+        pytest.param([], "", [], id="nothing"),
+    ],
+)
+def test_upload_of_an_array(api, rows, counts, statuses):
+    """Each row gets its result; the five counts add up; a retry of the whole changes nothing."""
+    api.upload(row())
+    answer = api.upload(*rows)
+    assert [result["status"] for result in answer["results"]] == statuses
+    assert [result["index"] for result in answer["results"]] == list(range(len(rows)))
+    assert sum(answer[name] for name in ("created", "updated", "unchanged", "deleted", "rejected")) == len(rows)
+    if counts:
+        assert answer[counts] == len(rows)
+    kept = [sent for sent, result in zip(rows, answer["results"], strict=True) if result["status"] != "rejected"]
+    if all(sent.get("external_id") for sent in kept):
+        before = api.table()
+        assert {result["status"] for result in api.upload(*kept)["results"]} <= {"unchanged"}
+        assert api.table() == before
+
+
+def test_second_row_with_the_same_key_names_the_first(api):
+    """Of two rows with one external_id nobody can say which is right, so the second is refused by index."""
+    result = api.upload(row("x"), row("a"), row("a", hours=1))["results"][2]
+    assert (result["code"], result["external_id"]) == ("duplicate", "a")
+    assert result["errors"][0]["field"] == "external_id" and "row 1 " in result["errors"][0]["detail"]
+
+
+def test_dry_run_answers_the_same_and_stores_nothing(api):
+    """What would happen, without its happening."""
+    api.upload(row())
+    rows, before = [row(hours=1), row("b"), row("c", hours=99), {"external_id": "x", "deleted": True}], api.table()
+    rehearsal = api.upload(*rows, query="?dry_run=1")
+    assert (api.table(), api.table(table="history")) == (before, [])
+    assert rehearsal["results"][1]["id"] is None
+    performance = api.upload(*rows)
+    performance["results"][1]["id"] = None
+    assert rehearsal == performance
+
+
+def test_void_entry_leaves_everything_but_the_table_and_can_come_back(api):
+    """A voided entry is in no list and no report; uploading it again brings it back under its old id."""
+    api.upload(row())
+    assert api.upload({"external_id": "toggl:ann:1", "deleted": True})["deleted"] == 1
+    for path in ("/timesheets", "/approvals", "/timesheets?user_id=*", "/reports/weekly"):
+        assert api.call("GET", path, api.boss).json == []
+    assert api.call("GET", "/timesheets/1", api.ann).status_int == 404
+    assert api.call("PUT", "/approvals/1", api.boss).status_int == 404
+    assert api.call("GET", "/timesheets/upload", api.job).json == []
+    assert api.table("voided") == [(1,)]
+    assert api.upload(row())["results"] == [{"index": 0, "external_id": "toggl:ann:1", "status": "updated", "id": 1}]
+    assert [entry["id"] for entry in api.call("GET", "/timesheets", api.ann).json] == [1]
+
+
+@pytest.mark.parametrize(
+    ("sent", "array", "single"),
+    [
+        pytest.param(row(), "unchanged", 200, id="the-same"),
+        pytest.param(row(hours=1), "rejected", 409, id="changed"),
+        pytest.param({"external_id": "toggl:ann:1", "deleted": True}, "rejected", 409, id="voided"),
+    ],
+)
+def test_approved_entry_does_not_change(api, sent, array, single):
+    """What a manager approved stays as it was, until the approval is taken back."""
+    api.upload(row())
+    api.call("PUT", "/approvals/1", api.boss)
+    before = api.table()
+    result = api.upload(sent)["results"][0]
+    assert (result["status"], result.get("code")) == (array, "approved" if array == "rejected" else None)
+    answer = api.call("POST", "/timesheets/upload", api.job, sent)
+    assert (answer.status_int, answer.json.get("code")) == (single, "approved" if single == 409 else None)
+    assert api.table() == before
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(row("new"), 201, id="created"),
+        pytest.param(row(), 200, id="there-already"),
+        pytest.param(row(hours=2), 200, id="updated"),
+    ],
+)
+def test_upload_of_one_object_answers_the_flat_entry(api, sent, status):
+    """A single object needs no envelope: the status says what happened, the body is the entry."""
+    api.upload(row())
+    answer = api.call("POST", "/timesheets/upload", api.job, sent)
+    assert (answer.status_int, "Location" in answer.headers) == (status, status == 201)
+    assert list(answer.json) == ["id", "user_id", "date", "project", "hours", "description", "approved", "source", "external_id"]
+    assert (answer.json["hours"], answer.json["external_id"]) == (sent["hours"], sent["external_id"])
+
+
+TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+AFTER = (datetime.now(UTC) + timedelta(days=2)).date().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "stored"),
+    [
+        ("hours", 24, 86_400),
+        ("hours", 0.0003, 1),
+        ("hours", "7.25", 26_100),
+        ("hours", " 3 ", 10_800),
+        ("hours", 0.3333, 1_200),
+        ("hours", 7.1, 25_560),
+        ("date", "2000-01-01", "2000-01-01"),
+        ("date", TOMORROW, TOMORROW),
+        ("date", "2024-02-29", "2024-02-29"),
+        ("date", "2026-11-20T23:59:59-11:00", "2026-11-20"),
+        ("date", "2026-11-20T00:00:00.000Z", "2026-11-20"),
+        ("date", "2026-11-20 08:30", "2026-11-20"),
+        ("date", "2026-11-20T08:30:00+0100", "2026-11-20"),
+        ("date", "Fri Nov 20 17:40:20 CET 2026", "2026-11-20"),
+        ("date", "Fri Nov 20 17:40:20 GMT+01:00 2026", "2026-11-20"),
+        ("project", " Z\u00fcrich \U0001f600 ", "Z\u00fcrich \U0001f600"),
+        ("project", "x" * 200, "x" * 200),
+        ("user_id", "007", "007"),
+        ("description", "", ""),
+        ("description", "=1+1", "=1+1"),
+        ("description", "x" * 5_000, "x" * 5_000),
+    ],
+)
+def test_good_value_is_stored_exactly(api, field, value, stored):
+    """Every accepted spelling, and what it becomes."""
+    api.upload(row(**{field: value}))
+    assert api.table("seconds" if field == "hours" else field) == [(stored,)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "detail"),
+    [
+        *(({"hours": bad}, "hours", "must be more than 0 and at most 24") for bad in (0, -1, 24.01, 10**400, 0.0001, "0", "25")),
+        *(({"hours": bad}, "hours", "must be a number of hours such as 7.5") for bad in (True, None, [], {}, "7,5", "7:30", "1_0", "inf", "NaN", "", "\u0663")),
+        *(({"date": bad}, "date", "must be a date such as 2026-11-20") for bad in (5, None, "", "20.11.2026", "2026-02-30", "2026-11-20T25:00", "2026-11-20x", "Fri Xxx 20 17:40:20 CET 2026", ["2026-11-20"], "\u0662026-11-20")),
+        *(({"date": bad}, "date", "must be from 2000-01-01 to tomorrow") for bad in ("1999-12-31", AFTER)),
+        *(({field: bad}, field, "must be text") for field in ("user_id", "project", "description", "external_id") for bad in (5, None, True, [])),
+        *(({field: bad}, field, "must have 1 to 200 characters") for field in ("user_id", "project", "external_id") for bad in ("", "  ", "x" * 201)),
+        *(({field: f"x{bad}y"}, field, "must not hold control characters or broken Unicode") for field in ("project", "description") for bad in ("\x00", "\n", "\x1b", "\x85", "\ud800")),
+        ({"description": "x" * 5_001}, "description", "must have 0 to 5000 characters"),
+        ({"houres": 5}, "houres", "unknown field"),
+        *(({field: 1}, field, "is set by the server") for field in ("id", "approved", "source")),
+        ({"deleted": False}, "deleted", "must be true, or left out"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)  # fmt: skip
+def test_bad_value_is_refused_by_name(api, changes, field, detail):
+    """Whatever stands in a field, the answer names the field and says what was expected; nothing is stored."""
+    result = api.upload(row() | changes, row("good"))["results"][0]
+    assert result["status"] == "rejected"
+    assert {"field": field, "detail": detail} in result["errors"]
+    assert api.table("external_id") == [("good",)]
+
+
+def test_all_faults_of_a_row_are_reported_together(api):
+    """Nobody has to send a row four times to learn four things."""
+    faults = api.upload({"user_id": 5, "date": "x", "hours": 0, "id": 1})["results"][0]["errors"]
+    assert [fault["field"] for fault in faults] == ["user_id", "date", "project", "hours", "id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "code", "words"),
+    [
+        pytest.param(b"", "application/json", 400, "malformed_json", "line 1, column 1", id="empty"),
+        pytest.param(b'[{"a": 1},\n {"b" 2}]', "application/json", 400, "malformed_json", "line 2, column 7", id="broken"),
+        pytest.param(b'{"hours": NaN}', "application/json", 400, "malformed_json", "NaN", id="nan"),
+        pytest.param(b'{"hours": -Infinity}', "application/json", 400, "malformed_json", "-Infinity", id="infinity"),
+        pytest.param(b'{"hours": 1, "hours": 2}', "application/json", 400, "duplicate_key", "twice", id="duplicate-key"),
+        pytest.param(b"[" * 10_000, "application/json", 400, "malformed_json", "", id="deep"),
+        pytest.param(b"[" + b"9" * 5_000 + b"]", "application/json", 400, "malformed_json", "", id="long-number"),
+        pytest.param(b'"\xff"', "application/json", 400, "malformed_json", "UTF-8", id="not-utf-8"),
+        pytest.param(b"\xef\xbb\xbf{}", "application/json", 400, "malformed_json", "line 1, column 1", id="byte-order-mark"),
+        pytest.param(b"{}", "text/plain", 415, "unsupported_media_type", "application/json", id="text"),
+        pytest.param(b"{}", "application/json; charset=latin-1", 415, "unsupported_media_type", "UTF-8", id="charset"),
+        pytest.param(b"{}", "", 415, "unsupported_media_type", "application/json", id="no-type"),
+        pytest.param(b"[" + b"1," * 10_000 + b"1]", "application/json", 413, "too_many_rows", "10,000", id="too-many-rows"),
+        pytest.param(b" " * (8 * 1024 * 1024 + 1), "application/json", 413, "too_large", "8 MiB", id="too-large"),
+        pytest.param(b"5", "application/json; charset=UTF-8", 422, "invalid", "errors", id="a-number"),
+        pytest.param(b"null", "application/json", 422, "invalid", "errors", id="null"),
+    ],
+)  # fmt: skip
+def test_body_that_is_no_upload(live, tenant, body, kind, status, code, words):
+    """A body that cannot be read is refused with a sentence that says where or what."""
+    headers = [f"Content-Type: {kind}"] if kind else []
+    found, _, answer = live.request("POST", "/timesheets/upload", tenant.machine("batch:upload"), body, headers)
+    problem = json.loads(answer)
+    assert (found, problem["code"]) == (status, code)
+    assert words in problem["detail"]
+
+
+def test_chunked_body_is_read_and_limited(live, tenant):
+    """A body that states no length is taken too, and cut off one byte over the limit."""
+    head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.machine('batch:upload')}\r\n"
+    head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    assert live.raw(head.encode() + b"2\r\n[]\r\n0\r\n\r\n")[0] == 200
+    chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
+    assert live.raw(head.encode() + chunk * 8 + b"2\r\n[]\r\n0\r\n\r\n")[0] == 413
+
+
+def test_refused_upload_is_answered_before_its_body_is_read(live):
+    """Nobody without a token can make the API read anything."""
+    head = b"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n"
+    assert live.raw(head)[0] == 401
+
+
+def test_two_clients_never_touch_each_others_entries(api):
+    """The same external_id of two clients is two entries; each sees and changes only its own."""
+    api.upload(row())
+    assert api.upload(row(hours=1), token=api.other_job)["created"] == 1
+    assert api.upload({"external_id": "toggl:ann:1", "deleted": True}, token=api.other_job)["deleted"] == 1
+    assert api.table("source, seconds, voided") == [("job", 27_000, 0), ("other", 3_600, 1)]
+    assert [entry["source"] for entry in api.call("GET", "/timesheets/upload", api.job).json] == ["job"]
+    assert api.call("GET", "/timesheets/upload", api.other_job).json == []
+
+
+@pytest.mark.parametrize(
+    ("claims", "source"),
+    [({"azp": "a", "client_id": "b"}, "a"), ({"azp": None, "client_id": "b"}, "b"), ({"azp": None}, "job@clients")],
+    ids=["azp", "client_id", "sub"],
+)
+def test_source_is_the_calling_client(api, tenant, claims, source):
+    """azp, else client_id, else sub."""
+    api.upload(row(), token=tenant.machine("batch:upload", client="job", **claims))
+    assert api.table("source") == [(source,)]
+
+
+def test_every_change_keeps_the_old_version(api):
+    """History tells for each replaced version who wrote it, and who replaced it when."""
+    api.upload(row())
+    api.upload(row(hours=8))
+    api.call("PUT", "/approvals/1", api.boss)
+    api.call("PUT", "/approvals/1", api.boss)
+    api.call("DELETE", "/approvals/1", api.boss)
+    api.call("DELETE", "/timesheets/1", api.ann)
+    api.upload(row(hours=8))
+    boss, ann = "boss@example.com", "ann@example.com"
+    assert api.table("seconds, approved, voided, changed_by, replaced_by", "history") == [
+        (27_000, 0, 0, "job", "job"),
+        (28_800, 0, 0, "job", boss),
+        (28_800, 1, 0, boss, boss),
+        (28_800, 0, 0, boss, ann),
+        (28_800, 0, 1, ann, "job"),
+    ]
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H")
+    assert all(stamp.startswith(now[:11]) for pair in api.table("changed_at, replaced_at", "history") for stamp in pair)
+
+
+# ---- People: own entries, approvals, lists, reports ----
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param({"date": "2026-11-20", "project": "StoreZero", "hours": "7.5"}, id="spa-text-hours"),
+        pytest.param({"project": "StoreZero", "date": "Fri Nov 20 17:40:20 GMT+01:00 2026", "hours": "7.5"}, id="android-java-date"),
+        pytest.param({"date": "2026-11-20T00:00:00.000Z", "project": "StoreZero", "hours": 7.5}, id="web-iso-date"),
+    ],
+)
+def test_reference_apps_calls_work_unchanged(api, sent):
+    """The apps of Auth0's architecture scenario: post, list as a bare array, approve with `{}`."""
+    created = api.call("POST", "/timesheets", api.ann, sent)
+    assert (created.status_int, created.headers["Location"]) == (201, "/timesheets/1")
+    six = {"id": 1, "user_id": "ann@example.com", "date": "2026-11-20", "project": "StoreZero", "hours": 7.5, "approved": False}
+    assert created.json.items() >= six.items()
+    assert api.call("GET", "/timesheets", api.ann).json == [created.json]
+    assert api.call("GET", "/approvals", api.boss).json == [created.json]
+    approved = api.call("PUT", "/approvals/1", api.boss, {})
+    assert (approved.status_int, approved.json) == (200, created.json | {"approved": True})
+    assert api.call("PUT", "/approvals/1", api.boss, b"").json == approved.json
+    assert api.call("GET", "/approvals", api.boss).json == []
+
+
+OWN = {"date": "2026-11-20", "project": "StoreZero", "hours": 1}
+
+
+@pytest.mark.parametrize("field", ["user_id", "id", "approved", "source"])
+def test_people_cannot_set_what_the_server_sets(api, field):
+    """The person comes from the token and never from the body."""
+    answer = api.call("POST", "/timesheets", api.ann, OWN | {field: "bob@example.com"})
+    assert (answer.status_int, answer.json["errors"]) == (422, [{"field": field, "detail": "is set by the server"}])
+    assert api.table() == []
+
+
+def test_idempotency_key_replays_the_first_answer(api):
+    """Same key and body: the first answer again. Another body: 422. Another person: another key."""
+    first = api.call("POST", "/timesheets", api.ann, OWN, Idempotency_Key="k1")
+    api.call("PUT", "/approvals/1", api.boss)
+    again = api.call("POST", "/timesheets", api.ann, OWN, Idempotency_Key="k1")
+    assert (again.status_int, again.json, again.headers["Location"]) == (201, first.json, first.headers["Location"])
+    other = api.call("POST", "/timesheets", api.ann, OWN | {"hours": 2}, Idempotency_Key="k1")
+    assert (other.status_int, other.json["code"]) == (422, "key_reused")
+    assert api.call("POST", "/timesheets", api.bob, OWN | {"hours": 2}, Idempotency_Key="k1").json["id"] == 2
+    assert api.call("POST", "/timesheets", api.ann, OWN, Idempotency_Key="a b").json["code"] == "invalid_key"
+    assert len(api.table()) == 2
+
+
+ROLES = ["nobody", "lacking", "job", "ann", "bob", "boss"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [  # the entry is ann's; in the order of ROLES
+        ("POST", "/timesheets/upload", (401, 403, 200, 403, 403, 403)),
+        ("GET", "/timesheets/upload", (401, 403, 200, 403, 403, 403)),
+        ("POST", "/timesheets", (401, 403, 403, 201, 201, 201)),
+        ("GET", "/timesheets", (401, 403, 403, 200, 200, 200)),
+        ("GET", "/timesheets?user_id=*", (401, 403, 403, 403, 403, 200)),
+        ("GET", "/timesheets?user_id=ann@example.com", (401, 403, 403, 200, 403, 200)),
+        ("GET", "/timesheets/1", (401, 403, 403, 200, 404, 200)),
+        ("DELETE", "/timesheets/1", (401, 403, 403, 204, 404, 404)),
+        ("GET", "/approvals", (401, 403, 403, 403, 403, 200)),
+        ("PUT", "/approvals/1", (401, 403, 403, 403, 403, 200)),
+        ("DELETE", "/approvals/1", (401, 403, 403, 403, 403, 204)),
+        ("GET", "/reports/weekly", (401, 403, 403, 200, 200, 200)),
+        ("GET", "/health", (200, 200, 200, 200, 200, 200)),
+        ("GET", "/openapi.json", (200, 200, 200, 200, 200, 200)),
+    ],
+)
+def test_who_may_do_what(api, tenant, method, path, statuses):
+    """Every route by every role; ownership decides where the scope does not."""
+    found = []
+    for role in ROLES:
+        api.upload(row())
+        token = {"nobody": None, "lacking": tenant.person("ann@example.com", "other:scope")}.get(role) or getattr(api, role, None)
+        body = {"POST /timesheets/upload": [], "POST /timesheets": OWN}.get(f"{method} {path}")
+        found.append(api.call(method, path, token, body).status_int)
+    assert tuple(found) == statuses
+
+
+def test_every_route_stands_in_the_table_of_roles(api):
+    """A route that is added must say who may use it."""
+    (mark,) = [mark for mark in test_who_may_do_what.pytestmark if mark.name == "parametrize"]
+    listed = {(method, path.partition("?")[0].replace("/1", "/" + timesheets.ENTRY_ID)) for method, path, _ in mark.args[1]}
+    assert listed == {(route.method, route.rule) for route in api.app.routes}
+
+
+@pytest.mark.parametrize(
+    ("act", "status", "code"),
+    [
+        pytest.param(lambda api: api.call("PUT", "/approvals/1", api.boss), 403, "own_entry", id="approve-ones-own"),
+        pytest.param(lambda api: api.call("PUT", "/approvals/9", api.boss), 404, "not_found", id="approve-nothing"),
+        pytest.param(lambda api: api.call("DELETE", "/approvals/9", api.boss), 404, "not_found", id="unapprove-nothing"),
+        pytest.param(lambda api: api.call("DELETE", "/timesheets/9", api.boss), 404, "not_found", id="delete-nothing"),
+    ],
+)
+def test_refused_acts(api, act, status, code):
+    """What even an approver cannot do."""
+    api.call("POST", "/timesheets", api.boss, OWN)
+    before = api.table()
+    answer = act(api)
+    assert (answer.status_int, answer.json["code"], api.table()) == (status, code, before)
+
+
+def test_approved_entry_is_deleted_only_after_its_approval_is_taken_back(api):
+    """Approved: 409. Taken back: 204. Again: 404."""
+    api.call("POST", "/timesheets", api.ann, OWN)
+    api.call("PUT", "/approvals/1", api.boss)
+    assert api.call("DELETE", "/timesheets/1", api.ann).json["code"] == "approved"
+    assert [api.call("DELETE", "/approvals/1", api.boss).status_int for _ in "ab"] == [204, 204]
+    assert [api.call("DELETE", "/timesheets/1", api.ann).status_int for _ in "ab"] == [204, 404]
+
+
+@pytest.fixture
+def filled(api):
+    """25 entries of ann's and 5 of bob's over five days, in no order."""
+    days = [f"2026-11-{16 + number % 5}" for number in range(30)]
+    people = ["bob@example.com" if number % 6 == 5 else "ann@example.com" for number in range(30)]
+    api.upload(*(row(f"e{n}", date=days[n], user_id=people[n], project="AB"[n % 2]) for n in range(30)))
+    api.call("PUT", "/approvals/1", api.boss)
+    return api
+
+
+@pytest.mark.parametrize("limit", [1, 7, 25, 1000])
+def test_pages_follow_each_other_without_gap_or_overlap(filled, limit):
+    """Keyset paging: the links lead through all entries, by date then id."""
+    path, seen = f"/timesheets?limit={limit}&project=A", []
+    while path:
+        answer = filled.call("GET", path, filled.ann)
+        assert len(answer.json) <= limit
+        seen += [(entry["date"], entry["id"]) for entry in answer.json]
+        path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
+        assert not path or answer.headers["Link"] == f'<{path}>; rel="next"'
+    assert (seen, len(set(seen))) == (sorted(seen), 15)
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("", 25),
+        ("?from=2026-11-18", 15),
+        ("?to=2026-11-17", 10),
+        ("?from=2026-11-17&to=2026-11-17T23:00:00Z", 5),
+        ("?from=2030-01-01", 0),
+        ("?project=A", 15),
+        ("?project=nothing", 0),
+        ("?approved=1", 1),
+        ("?approved=false", 24),
+    ],
+)
+def test_filters(filled, query, count):
+    """Filters are inclusive and combine."""
+    assert len(filled.call("GET", "/timesheets" + query, filled.ann).json) == count
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "words"),
+    [
+        ("/timesheets?form=2026-11-20", "form", "unknown parameter"),
+        ("/timesheets?from=20.11.2026", "from", "must be a date such as 2026-11-20"),
+        ("/timesheets?limit=0", "limit", "whole number from 1 to 1000"),
+        ("/timesheets?limit=1001", "limit", "whole number from 1 to 1000"),
+        ("/timesheets?limit=%D9%A3", "limit", "whole number from 1 to 1000"),
+        ("/timesheets?after=x", "after", "Link header"),
+        ("/timesheets?approved=yes", "approved", "must be 1 or 0"),
+        ("/timesheets?project=A&project=B", "project", "stands twice"),
+        ("/timesheets?project=%00", "project", "must not hold control characters"),
+        ("/approvals?approved=0", "approved", "unknown parameter"),
+        ("/reports/weekly?by=week", "by", "must be user, project or user,project"),
+    ],
+)
+def test_query_at_fault_is_refused_by_name(filled, path, field, words):
+    """A parameter that is not understood is never ignored."""
+    answer = filled.call("GET", path, filled.boss)
+    assert (answer.status_int, answer.json["code"]) == (400, "invalid_query")
+    assert answer.json["errors"][0]["field"] == field and words in answer.json["errors"][0]["detail"]
+
+
+def test_query_that_is_not_utf_8_is_refused(filled):
+    """Bytes that are no text are a sentence too."""
+    assert filled.call("GET", "/timesheets?project=%FF", filled.ann).json["code"] == "invalid_query"
+
+
+def test_csv_for_spreadsheets(api):
+    """RFC 4180, with a guard before cells that a spreadsheet would run as formulas."""
+    evil = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", 'say "x", y']
+    api.upload(*(row(f"e{n}", project=project) for n, project in enumerate(evil)))
+    answer = api.call("GET", "/timesheets", api.ann, Accept="text/csv")
+    assert answer.content_type == "text/csv" and b"\r\n" in answer.body
+    head, *lines = csv.reader(io.StringIO(answer.text, newline=""))
+    assert head == list(api.call("GET", "/timesheets", api.ann).json[0])
+    assert [line[3] for line in lines] == ["'" + text for text in evil[:4]] + evil[4:]
+    assert [line[6] for line in lines] == ["false"] * 5
+
+
+def test_absolute_links_only_with_a_public_url(tenant, tmp_path):
+    """The Host header is the caller's word; where links must be absolute, PUBLIC_URL says how."""
+    api = Api(tenant, tmp_path, PUBLIC_URL="https://api.exampleco.com/v1/")
+    assert api.call("POST", "/timesheets", api.ann, OWN, Host="evil.example").headers["Location"] == "https://api.exampleco.com/v1/timesheets/1"
+    api.call("POST", "/timesheets", api.ann, OWN)
+    link = api.call("GET", "/timesheets?limit=1", api.ann, Host="evil.example").headers["Link"]
+    assert link == '<https://api.exampleco.com/v1/timesheets?limit=1&after=2026-11-20.1>; rel="next"'
+
+
+def test_three_times_twenty_minutes_are_an_hour(api):
+    """Sums are of whole seconds, so no third is lost."""
+    api.upload(*(row(f"e{n}", hours=0.3333) for n in range(3)))
+    week = {"week": "2026-W47", "user_id": "ann@example.com", "project": "StoreZero", "hours": 1.0}
+    assert api.call("GET", "/reports/weekly", api.ann).json == [week]
+
+
+@pytest.mark.parametrize(
+    ("who", "query", "lines"),
+    [
+        ("ann", "", ["2020-W53,ann@example.com,A,1.0", "2021-W01,ann@example.com,A,2.0", "2021-W01,ann@example.com,B,3.5"]),
+        ("ann", "?by=project&from=2021-01-04", ["2021-W01,A,2.0", "2021-W01,B,3.5"]),
+        ("ann", "?to=2021-01-03", ["2020-W53,ann@example.com,A,1.0"]),
+        ("boss", "?by=user", ["2020-W53,ann@example.com,1.0", "2021-W01,ann@example.com,5.5", "2021-W01,bob@example.com,4.0"]),
+    ],
+    ids=["own", "by-project", "until", "everybodys"],
+)
+def test_weekly_report(api, who, query, lines):
+    """ISO weeks, also where the year turns; one's own, or everybody's for an approver."""
+    rows = [("2021-01-03", "ann", "A", 1), ("2021-01-04", "ann", "A", 2), ("2021-01-10", "ann", "B", 3.5), ("2021-01-05", "bob", "A", 4)]
+    api.upload(*(row(str(n), date=d, user_id=f"{u}@example.com", project=p, hours=h) for n, (d, u, p, h) in enumerate(rows)))
+    answer = api.call("GET", "/reports/weekly" + query, getattr(api, who), Accept="text/csv")
+    assert answer.text.splitlines()[1:] == lines
+
+
+# ---- Storage: nothing half, nothing lost ----
+
+
+def test_busy_database_is_503_and_passes(api):
+    """Another writer is waited for 5 s; then the caller is told to come back, and nothing was stored."""
+    api.app.db.idle.clear()
+    api.app.db.open = lambda: sqlite3.connect(api.app.db.path, timeout=0.05, isolation_level=None)  # the same, but impatient
+    writer = sqlite3.connect(api.app.db.path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    answer = api.call("POST", "/timesheets/upload", api.job, [row()])
+    assert (answer.status_int, answer.json["code"], answer.headers["Retry-After"]) == (503, "database_busy", "5")
+    writer.execute("ROLLBACK")
+    assert api.upload(row())["created"] == 1
+
+
+def test_commit_is_synced_to_disk_and_old_databases_are_kept(tenant, tmp_path):
+    """WAL with synchronous=FULL; opening the file again finds what was stored."""
+    first = Api(tenant, tmp_path)
+    first.upload(row())
+    second = Api(tenant, tmp_path)
+    assert second.table() == first.table()
+    assert [second.app.db.read(f"PRAGMA {name}") for name in ("journal_mode", "synchronous")] == [[("wal",)], [(2,)]]
+
+
+def test_constraints_are_the_last_line_of_defence(api):
+    """What a bug above let through, the table still refuses."""
+    api.upload(row())
+    for change in ("seconds = 0", "seconds = 86401", "approved = 2", "date = 'x'", "approved = 1, voided = 1", "user_id = ''"):
+        with pytest.raises(sqlite3.IntegrityError), api.app.db.transaction() as db:
+            db.execute(f"UPDATE entry SET {change}")
+    with pytest.raises(sqlite3.IntegrityError), api.app.db.transaction() as db:
+        db.execute("INSERT INTO entry SELECT 2, source, external_id, user_id, date, project, seconds, description, 0, 0, 'x', 'x' FROM entry")
+
+
+def test_sigterm_finishes_what_is_in_flight(tenant, tmp_path):
+    """A graceful stop answers the upload that it has begun to read."""
+    with Server(tenant, tmp_path) as server:
+        body = json.dumps([row(f"e{n}") for n in range(2_000)]).encode()
+        head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.machine('batch:upload')}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(head.encode())
+            assert connection.recv(1_000).startswith(b"HTTP/1.1 100")  # the handler has asked for the body
+            server.process.terminate()
+            connection.sendall(body)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert (answer.status, json.loads(answer.read())["created"]) == (200, 2_000)
+        assert server.process.wait(20) == 0
+
+
+# ---- Attack: whatever anybody sends ----
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=30) | st.integers(10**300, 10**301),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+READ_CLAIMS = ["iss", "aud", "exp", "iat", "nbf", "sub", "scope", "permissions", "azp", "client_id", "gty", "cnf", "jti"]
+attack = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def test_token_that_differs_in_any_bit_is_refused(api):
+    """Every single bit of a token counts, the unused ones at the end of a base64 group included."""
+    token = api.job.encode()
+    api.app.keys.thread.join()
+    assert timesheets.verify(api.job, api.app).client == "job"
+    for place in range(len(token)):
+        for bit in range(8):
+            forged = token[:place] + bytes([token[place] ^ (1 << bit)]) + token[place + 1 :]
+            with pytest.raises(timesheets.InvalidToken):
+                timesheets.verify(forged.decode("latin-1"), api.app)
+
+
+@attack
+@given(st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=200), st.booleans())
+def test_no_authorization_header_whatever_gives_5xx(api, text, bearer):
+    """Any text at all in the header is 400 or 401, with one of the four challenges."""
+    answer = api.call("GET", "/timesheets/upload", Authorization=("Bearer " if bearer else "") + text)
+    assert (answer.status_int, answer.headers["WWW-Authenticate"]) in list(CHALLENGES.values())[1:4]
+
+
+@attack
+@given(st.lists(JSON_VALUES.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40), min_size=1, max_size=4))
+def test_no_token_whatever_gives_5xx(api, parts):
+    """Any JSON or bytes as header, payload and signature, in any number of parts."""
+    token = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts).decode()
+    assert api.call("GET", "/timesheets/upload", token).status_int in (400, 401)
+
+
+@attack
+@given(st.dictionaries(st.sampled_from(READ_CLAIMS), JSON_VALUES, min_size=1, max_size=3))
+def test_signed_claims_of_any_type_are_judged(api, claims):
+    """What the issuer itself signs, however absurd, is 200, 401 or 403; and nothing of it splits a header or a log line."""
+    answer = api.call("GET", "/timesheets/upload", api.tenant.sign(claims_of(api.tenant) | claims))
+    assert answer.status_int in (200, 401, 403)
+
+
+@attack
+@given(st.dictionaries(st.sampled_from(["kid", "alg", "typ", "crit", "b64", "jwk", "jku", "x5u", "x5c", "zip", "enc"]), JSON_VALUES))
+def test_header_members_of_any_type_are_judged(api, members):
+    """The header is read before the signature is checked, so anybody may put anything there."""
+    answer = api.call("GET", "/timesheets/upload", api.tenant.sign(claims_of(api.tenant), **members))
+    assert answer.status_int in (200, 401)
+
+
+@attack
+@given(st.sampled_from(list(timesheets.UPLOADED_ENTRY) + ["deleted", "id", "x"]), JSON_VALUES)
+def test_any_value_in_any_field_is_stored_exactly_or_refused_by_name(api, field, value):
+    """A row is never stored as something else than what it says."""
+    sent = row("any") | {field: value}
+    (result,) = api.upload(sent)["results"]
+    if result["status"] == "rejected":
+        assert field in {fault["field"] for fault in result["errors"]}
+        return
+    (stored,) = [entry for entry in api.call("GET", "/timesheets/upload?limit=1000", api.job).json if entry["id"] == result["id"]]
+    shown = {name: stored[name] for name in sent}
+    text = isinstance(value, str)
+    expected = sent | {field: round(float(value) * 3600) / 3600 if field == "hours" else value.strip() if text else value}
+    assert shown == {**expected, "hours": pytest.approx(expected["hours"], abs=0.0001), "date": expected["date"][:10]}
+
+
+@attack
+@given(st.binary(max_size=60) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_body_is_answered(api, body):
+    """Bytes of any kind are an upload, or a problem that says why not."""
+    answer = api.call("POST", "/timesheets/upload?dry_run=1", api.job, body)
+    assert answer.status_int in (200, 201, 400, 422)
+
+
+@pytest.mark.parametrize("where", ["path", "query", "idempotency-key", "origin", "content-type", "azp", "kid"])
+def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, where):
+    """A caller cannot write lines of their own into an answer's head or into the log."""
+    caplog.set_level("INFO")
+    evil = "x\r\nSet-Cookie: owned=1\r\n2026-11-24 INFO all is well"
+    quoted = urllib.parse.quote(evil)
+    answer = {
+        "path": lambda: api.call("GET", "/" + quoted),
+        "query": lambda: api.call("GET", f"/timesheets?limit=1&project=A&after={quoted}", api.ann),
+        "idempotency-key": lambda: api.call("POST", "/timesheets", api.ann, OWN, Idempotency_Key=evil.replace("\r\n", "\x0b")),
+        "origin": lambda: api.call("OPTIONS", "/timesheets", Origin=evil.replace("\r\n", "\x0b")),
+        "content-type": lambda: api.call("POST", "/timesheets", api.ann, b"{}", Content_Type=evil.replace("\r\n", "\x0b")),
+        "azp": lambda: api.call("GET", "/timesheets/upload", api.tenant.machine("", azp=evil)),
+        "kid": lambda: api.call("GET", "/timesheets/upload", api.tenant.sign(claims_of(api.tenant), kid=evil)),
+    }[where]()
+    assert "Set-Cookie" not in answer.headers and not any("owned" in value for value in answer.headers.values())
+    assert not any("\n" in record.getMessage() or "\r" in record.getMessage() for record in caplog.records)
+
+
+# ---- Faults: crashes, crowds, slow callers, full disks ----
+
+
+def test_overlapping_writers_lose_and_double_nothing(tenant, tmp_path):
+    """16 writers, two workers and an approver at once: each change is in the history, approved entries stay as approved."""
+    with Server(tenant, tmp_path, WORKERS="2") as server:
+        job, boss = tenant.machine("batch:upload", client="job"), tenant.person("boss@example.com", "approve:timesheets read:timesheets")
+        counts, approved, problems = collections.Counter(), {}, []
+
+        def ask(method, path, token, body=None):
+            headers = ["Content-Type: application/json"] if body is not None else []
+            found, _, text = server.request(method, path, token, json.dumps(body).encode() if body is not None else b"", headers)
+            problems.extend([text] if found != 200 else [])
+            return json.loads(text)
+
+        def write(writer):
+            for batch in range(5):
+                rows = [row(f"e{(writer + batch) % 4 * 25 + n}", hours=1 + (writer * 5 + batch) % 23) for n in range(50)]
+                counts.update({k: v for k, v in ask("POST", "/timesheets/upload", job, rows).items() if k != "results"})
+
+        def approve():
+            for _ in range(10):
+                for entry in ask("GET", "/approvals?limit=3", boss):
+                    approved[entry["id"]] = ask("PUT", f"/approvals/{entry['id']}", boss)
+
+        threads = [threading.Thread(target=write, args=(writer,)) for writer in range(16)] + [threading.Thread(target=approve)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert problems == []
+        for entry_id, entry in approved.items():
+            assert ask("GET", f"/timesheets/{entry_id}", boss) == entry
+    db = sqlite3.connect(tmp_path / "timesheets.db")
+    ((entries, keys),) = db.execute("SELECT count(*), count(DISTINCT external_id) FROM entry")
+    ((history,),) = db.execute("SELECT count(*) FROM history")
+    assert (entries, keys, counts["created"]) == (125, 125, 125)
+    assert history == counts["updated"] + len(approved)
+    assert sum(counts.values()) == 16 * 5 * 50
+    # Each version's author and time is the next version's "replaced": no change happened between two others unseen.
+    unseen = db.execute("SELECT count(*) FROM history WHERE changed_at > replaced_at").fetchone()
+    assert unseen == (0,)
+
+
+def test_stalled_callers_hold_up_nobody(live, tenant):
+    """300 connections with half a head and 100 authorised uploads that stall: the others are still answered."""
+    token, stalled = tenant.machine("batch:upload"), []
+    head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n["
+    with contextlib.ExitStack() as stack:
+        for start in [b"GET /health HTTP/1.1\r\nHost:"] * 300 + [head.encode()] * 100:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", live.port), timeout=60))
+            connection.sendall(start)
+            stalled.append(connection)
+        for _ in range(20):
+            assert live.request("GET", "/timesheets/upload", token)[0] == 200
+            assert live.request("POST", "/timesheets/upload", token, b"[]", ["Content-Type: application/json"])[0] == 200
+
+
+@heavy
+def test_stalled_body_is_cut_off(live, tenant):
+    """A body that does not come is answered 408 after 30 s, and its connection is closed."""
+    head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.machine('batch:upload')}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n["
+    with socket.create_connection(("127.0.0.1", live.port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(4_096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"body_timeout" in answer
+
+
+def test_full_disk_is_507_and_service_resumes(tenant, tmp_path):
+    """When the disk is full nothing is half-written, the caller is told, and it goes on when there is room."""
+    api = Api(tenant, tmp_path)
+    api.upload(row("before"))
+    with api.app.db.connection() as db:
+        ((pages,),) = db.execute("PRAGMA page_count")
+        db.execute(f"PRAGMA max_page_count = {pages}")
+    rows = [row(f"e{n}", description="x" * 4_000) for n in range(50)]
+    answer = api.call("POST", "/timesheets/upload", api.job, rows)
+    assert (answer.status_int, answer.json["code"], answer.headers["Retry-After"]) == (507, "storage_full", "5")
+    assert api.table("external_id") == [("before",)]
+    with api.app.db.connection() as db:
+        db.execute("PRAGMA max_page_count = 1000000")
+    assert api.upload(*rows)["created"] == 50
+
+
+def test_worker_that_dies_is_replaced(tenant, tmp_path):
+    """The server notices a killed worker and starts another."""
+    with Server(tenant, tmp_path) as server:
+        children = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        if not children.exists():
+            pytest.skip("only Linux says which worker belongs to which server")
+        before = children.read_text().split()
+        os.kill(int(before[-1]), signal.SIGKILL)
+        server.wait()
+        assert server.request("GET", "/health")[0] == 200 and before[-1] not in children.read_text().split()
