@@ -45,6 +45,7 @@ import logging
 import operator
 import os
 import pathlib
+import random
 import re
 import socket
 import sqlite3
@@ -62,6 +63,7 @@ from bottle import request, response
 from cryptography.exceptions import UnsupportedAlgorithm
 
 VERSION = "1.0.0"
+THREADS = 16  # per worker, for what waits
 log = logging.getLogger("timesheets")
 
 # ---- Settings: read from the environment, all faults reported at once ----
@@ -141,7 +143,7 @@ class Settings:
     jwks_url: str = setting("JWKS_URL", "where the key set is, if not right below the issuer", "", url)
     extra_issuers: tuple = setting("EXTRA_ISSUERS", "further accepted `iss` values that share the keys", (), words)
     user_claim: str = setting("USER_CLAIM", "the claim that names a person", "sub")
-    database_url: str = setting("DATABASE_URL", "the path of the SQLite file", "timesheets.db")
+    database_url: str = setting("DATABASE_URL", "the path of the SQLite file, or postgresql://...", "timesheets.db")
     host: str = setting("HOST", "the address to listen on", "127.0.0.1")
     port: int = setting("PORT", "the port to listen on; 0 takes a free one", 8080, number(0, 65535))
     workers: int = setting("WORKERS", "how many processes serve", 1, number(1, 64))
@@ -229,21 +231,29 @@ def may_wait():
     raise MustWait
 
 
+class RaceLost(Exception):
+    """Two transactions met, and the database stopped this one. Nothing of it was stored; it may run again."""
+
+
 def fence(handler):
-    """Bottle plugin around every route: what nobody foresaw is logged under an id, and the caller gets the id only."""
+    """Bottle plugin around every route: a request that lost a race runs again; what nobody foresaw is logged by id."""
 
     @functools.wraps(handler)
     def fenced(**arguments):
         try:
-            return handler(**arguments)
+            for attempt in range(10):
+                with contextlib.suppress(RaceLost):
+                    return handler(**arguments)
+                time.sleep(random.random() * 0.01 * 2**attempt)
         except bottle.HTTPResponse:
             raise
-        except Exception as fault:  # the one place that catches everything
+        except Exception as fault:  # the one place that catches everything; the caller learns the id and no more
             incident = uuid.uuid4().hex
             log.exception("incident %s in %s %r", incident, request.method, request.path)
             raise Problem(
                 500, "internal_error", f"Something went wrong in the API. Its log says more at {incident}."
             ) from fault
+        raise Problem(503, "database_busy", "Too many changes met in the database; try again.", retry_after=5)
 
     return fenced
 
@@ -285,24 +295,30 @@ SCHEMA = [
     """,
 ]
 
-UNAVAILABLE = {  # SQLite's result codes for trouble that is not the request's
-    sqlite3.SQLITE_BUSY: (503, "database_busy", "The database is busy; try again."),
-    sqlite3.SQLITE_READONLY: (503, "database_unavailable", "The database cannot be written now; try again later."),
-    sqlite3.SQLITE_IOERR: (503, "database_unavailable", "The database's disk does not answer; try again later."),
-    sqlite3.SQLITE_CANTOPEN: (503, "database_unavailable", "The database cannot be opened now; try again later."),
-    sqlite3.SQLITE_FULL: (507, "storage_full", "The database's disk is full, nothing was stored; try again later."),
-}
+BUSY = (503, "database_busy", "The database is busy; try again.")
+AWAY = (503, "database_unavailable", "The database cannot be reached or written now; try again later.")
+FULL = (507, "storage_full", "The database's disk is full, so nothing was stored; try again later.")
 
 
 class Database:
     """A SQLite file. Its connections are lent out, one to a thread at a time, and kept for the next."""
 
-    def __init__(self, path):
-        self.path, self.idle = path, collections.deque()
+    begin = "BEGIN IMMEDIATE"
+    schema_version = "PRAGMA user_version"
+    passing = {  # result codes for trouble that is not the request's
+        sqlite3.SQLITE_BUSY: BUSY,
+        sqlite3.SQLITE_READONLY: AWAY,
+        sqlite3.SQLITE_IOERR: AWAY,
+        sqlite3.SQLITE_CANTOPEN: AWAY,
+        sqlite3.SQLITE_FULL: FULL,
+    }
+
+    def __init__(self, url):
+        self.url, self.idle = url, collections.deque()
 
     def open(self):
         """A new connection: another writer is waited for 5 s, every commit is on the disk before it is answered."""
-        connection = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.url, timeout=5, isolation_level=None, check_same_thread=False)
         connection.executescript("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
         return connection
 
@@ -311,13 +327,14 @@ class Database:
         """Lend a connection. :raise Problem: 503 or 507 for trouble that passes."""
         try:
             connection = self.idle.pop() if self.idle else self.open()
-            yield connection
-            self.idle.append(connection)
+            try:
+                yield connection
+            finally:
+                self.idle.append(connection)
         except sqlite3.OperationalError as fault:
-            trouble = UNAVAILABLE.get(fault.sqlite_errorcode & 0xFF)
-            if trouble is None:
+            if (fault.sqlite_errorcode & 0xFF) not in self.passing:
                 raise
-            raise Problem(*trouble, reason=fault, retry_after=5) from fault
+            raise Problem(*self.passing[fault.sqlite_errorcode & 0xFF], reason=fault, retry_after=5) from fault
 
     @contextlib.contextmanager
     def transaction(self, keep=True):
@@ -325,7 +342,7 @@ class Database:
         may_wait()
         with self.connection() as connection:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(self.begin)
                 yield connection
                 connection.execute("COMMIT" if keep else "ROLLBACK")
             finally:
@@ -337,8 +354,13 @@ class Database:
         with self.connection() as connection:
             return connection.execute(sql, values).fetchall()
 
-    def use_wal(self):
-        """Make readers and a writer not wait for each other. SQLite does not queue for this switch, so we do."""
+    def new_ids(self, db, count):
+        """Ids for so many new entries. Nobody else can take the next ones while the write transaction is ours."""
+        ((last,),) = db.execute("SELECT coalesce(max(id), 0) FROM entry")
+        return range(last + 1, last + 1 + count)
+
+    def prepare(self):
+        """Let readers and a writer work side by side (WAL). SQLite does not queue for this switch, so we do."""
         for attempt in range(100):
             with self.connection() as db, contextlib.suppress(*[sqlite3.OperationalError] * (attempt < 99)):
                 db.execute("PRAGMA journal_mode = WAL")
@@ -346,23 +368,113 @@ class Database:
             time.sleep(0.05)
 
     def migrate(self):
-        """Bring the file's schema to this version. :raise Faults: it is no database of ours, or a newer program's."""
+        """Bring the schema to this version. :raise Faults: it is no database of ours, or a newer program's."""
         try:
-            self.use_wal()
+            self.prepare()
             with self.transaction() as db:
-                ((found,),) = db.execute("PRAGMA user_version")
+                ((found,),) = db.execute(self.schema_version).fetchall()
                 for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
                     for statement in re.sub(r"--.*", "", statements).split(";"):
                         db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {version:d}")
+                    self.set_version(db, version)
         except (sqlite3.Error, Problem) as fault:
-            raise Faults(
-                [f"DATABASE_URL: {self.path} is no database that can be used: {fault.__cause__ or fault}."]
-            ) from fault
+            raise Faults([f"DATABASE_URL is no database that can be used: {fault.__cause__ or fault}."]) from fault
         if found > len(SCHEMA):
-            raise Faults(
-                [f"DATABASE_URL: {self.path} has schema {found}, from a newer program. This one knows {len(SCHEMA)}."]
-            )
+            raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
+
+    def close(self):
+        """Close the connections that nobody has borrowed."""
+        while self.idle:
+            self.idle.pop().close()
+
+    def set_version(self, db, version):
+        """Note the schema's version in the file."""
+        db.execute(f"PRAGMA user_version = {version:d}")
+
+
+class Postgres(Database):
+    """A PostgreSQL database, shared by any number of API processes: the same SQL, serializable transactions, a pool.
+
+    Only what every engine that speaks its protocol has is used: no advisory locks, no LISTEN, no extensions.
+    """
+
+    begin = "BEGIN ISOLATION LEVEL SERIALIZABLE"
+    schema_version = "SELECT coalesce(max(version), 0) FROM schema_version"
+
+    def __init__(self, url):
+        try:
+            import psycopg
+            import psycopg_pool
+        except ImportError:
+            raise Faults(["DATABASE_URL is PostgreSQL's, which needs a package more: psycopg[binary,pool]."]) from None
+        self.url, self.errors = url, psycopg.errors
+        self.pool = psycopg_pool.ConnectionPool(
+            url, min_size=1, max_size=THREADS, timeout=5, open=False, kwargs={"autocommit": True}
+        )
+
+    @contextlib.contextmanager
+    def connection(self):
+        """Lend a connection. :raise Problem: 503 or 507 for trouble that passes. :raise RaceLost: run again."""
+        may_wait()
+        self.pool.open()
+        try:
+            with self.pool.connection() as connection:
+                yield PostgresConnection(connection)
+        except (self.errors.SerializationFailure, self.errors.DeadlockDetected, self.errors.UniqueViolation) as fault:
+            raise RaceLost from fault
+        except self.errors.DiskFull as fault:
+            raise Problem(*FULL, reason=fault, retry_after=5) from fault
+        except (self.errors.OperationalError, self.errors.ReadOnlySqlTransaction) as fault:
+            raise Problem(*AWAY, reason=fault, retry_after=5) from fault
+
+    def new_ids(self, db, count):
+        """Ids for so many new entries."""
+        return [
+            entry_id for (entry_id,) in db.execute("SELECT nextval('entry_id') FROM generate_series(1, ?)", [count])
+        ]
+
+    def prepare(self):
+        """Make the table that knows the schema's version, and the source of ids."""
+        for attempt in range(10):
+            with contextlib.suppress(*[RaceLost] * (attempt < 9)), self.connection() as db:  # other hosts start as well
+                db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
+                db.execute("CREATE SEQUENCE IF NOT EXISTS entry_id")
+                return
+
+    def close(self):
+        """Close the pool."""
+        self.pool.close()
+
+    def set_version(self, db, version):
+        """Note the schema's version in its table."""
+        db.execute("INSERT INTO schema_version VALUES (?)", [version])
+
+
+class PostgresConnection:
+    """A psycopg connection that takes SQLite's way of writing parameters and tables."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def execute(self, sql, values=()):
+        """Run a statement -> its cursor."""
+        sql = sql.replace("?", "%s").replace(") STRICT", ")").replace("id INTEGER PRIMARY KEY", "id BIGINT PRIMARY KEY")
+        return self.connection.execute(sql, values or None)
+
+    def executemany(self, sql, rows):
+        """Run a statement for each row, in one go."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(sql.replace("?", "%s"), rows)
+
+    @property
+    def in_transaction(self):
+        """Whether a transaction is open."""
+        return self.connection.info.transaction_status != 0
+
+
+def open_database(url):
+    """The database at a path or a postgresql:// address."""
+    return Postgres(url) if url.startswith(("postgresql://", "postgres://")) else Database(url)
 
 
 def utc_now():
@@ -382,6 +494,7 @@ def keep_history(db, who, ids):
 # ---- Input: what an entry, a body and a query must be ----
 
 MAX_BODY, MAX_ROWS = 8 * 1024 * 1024, 10_000
+BODY_DEADLINE = 30  # seconds for a whole body
 BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
 DECIMAL = re.compile(r"\s*\d+(\.\d*)?(e[+-]?\d{1,3})?\s*", re.ASCII | re.IGNORECASE)
 TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d+)?)?"
@@ -510,7 +623,9 @@ def read_body():
     length = request.content_length
     if length < 0:  # chunked: no length is stated, and one byte more than the limit tells enough
         length = MAX_BODY + 1 if request.environ.get("wsgi.input_terminated") else 0
-    body = request.environ["wsgi.input"].read(length) if length <= MAX_BODY + 1 else None
+    if length <= MAX_BODY + 1 and "body" not in request.environ:
+        request["body"] = request["wsgi.input"].read(length)
+    body = request.environ.get("body")
     if body is None or len(body) > MAX_BODY:
         limit = f"{MAX_BODY // 1024**2} MiB"
         raise Problem(413, "too_large", f"The body is over the limit of {limit}; send fewer rows at once.")
@@ -764,7 +879,7 @@ def bearer_token(header):
 def requires(scope, machines=False, query=None):
     """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
 
-    Stands *below* the route's decorator. The handler finds the Caller in `request.caller`, and in `request.asked` the
+    Stands *below* the route's decorator. The handler finds the Caller in `request["caller"]`, and in `request["asked"]` the
     query's parameters as the readers in `query` read them.
     """
 
@@ -776,7 +891,7 @@ def requires(scope, machines=False, query=None):
                 raise insufficient_scope(scope)
             if not machines and not caller.person:
                 raise Problem(403, "person_required", NO_PERSON, reason=caller.client)
-            request.caller, request.asked = caller, read_query(query or {})
+            request["caller"], request["asked"] = caller, read_query(query or {})
             return handler(**arguments)
 
         guarded.scope, guarded.query = scope, query or {}
@@ -840,7 +955,7 @@ PAGE = {"limit": number(1, 1000), "after": page_mark}
 
 def answer_entries(condition, values=()):
     """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288)."""
-    query, conditions, values = request.asked, [condition, "voided = 0"], list(values)
+    query, conditions, values = request["asked"], [condition, "voided = 0"], list(values)
     for name, filtered in FILTERS.items():
         if name in query:
             conditions.append(filtered)
@@ -880,14 +995,14 @@ def upload():
     :raise 409: a single entry would change one that is approved
     :raise 422: a single entry is invalid
     """
-    dry_run = request.asked.get("dry_run", 0)
+    dry_run = request["asked"].get("dry_run", 0)
     sent = read_json(read_body())
     rows = sent if type(sent) is list else [sent]
     if len(rows) > MAX_ROWS:
         raise Problem(413, "too_many_rows", f"An upload holds at most {MAX_ROWS:,} rows, this one {len(rows):,}.")
     results, entries = read_rows(rows)
     with request.app.db.transaction(keep=not dry_run) as db:
-        upsert(db, request.caller.client, entries, results)
+        upsert(db, request["caller"].client, entries, results)
         stored = None if rows is sent else find(db, "id = ?", [results[0].get("id")])
     for result in results:
         if dry_run and result["status"] == "created":
@@ -972,6 +1087,8 @@ def upsert(db, source, entries, results):
 
 def known_entries(db, source, keys):
     """What the source has under these external ids, void ones too: {external_id: (id, approved, voided, *FIELDS)}."""
+    if not keys:
+        return {}
     rows = db.execute(
         "SELECT external_id, id, approved, voided, user_id, date, project, seconds, description FROM entry"
         f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})",
@@ -981,9 +1098,8 @@ def known_entries(db, source, keys):
 
 
 def insert(db, who, rows):
-    """Store new rows (source, external_id, *FIELDS) -> their ids. Until the commit nobody else can take these ids."""
-    ((last,),) = db.execute("SELECT coalesce(max(id), 0) FROM entry")
-    ids, now = range(last + 1, last + 1 + len(rows)), utc_now()
+    """Store new rows (source, external_id, *FIELDS) -> their ids."""
+    ids, now = request.app.db.new_ids(db, len(rows)), utc_now()
     db.executemany(
         "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at,"
         " changed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -1004,7 +1120,7 @@ def uploaded():
 
     :return 200: Entries
     """
-    return answer_entries("source = ? AND external_id IS NOT NULL", [request.caller.client])
+    return answer_entries("source = ? AND external_id IS NOT NULL", [request["caller"].client])
 
 
 # ---- Routes: own entries, for people ----
@@ -1019,7 +1135,7 @@ def create():
     :return 201: Entry
     :raise 422: a field is at fault, or the Idempotency-Key came with another body before
     """
-    body, key, caller = read_body(), idempotency_key(), request.caller
+    body, key, caller = read_body(), idempotency_key(), request["caller"]
     try:
         entry = read_entry(read_json(body), OWN_ENTRY)
     except Faults as faults:
@@ -1057,7 +1173,7 @@ def timesheets():
 
     :return 200: Entries
     """
-    caller, person = request.caller, request.asked.get("user_id", request.caller.person)
+    caller, person = request["caller"], request["asked"].get("user_id", request["caller"].person)
     if person != caller.person and "approve:timesheets" not in caller.scopes:
         raise insufficient_scope("approve:timesheets")
     return answer_entries("1 = 1") if person == "*" else answer_entries("user_id = ?", [person])
@@ -1072,13 +1188,13 @@ def timesheet(entry_id):
     :raise 404: there is none, or it is another's
     """
     with request.app.db.connection() as db:
-        return answer(entry_or_404(db, entry_id, anybodys="approve:timesheets" in request.caller.scopes))
+        return answer(entry_or_404(db, entry_id, anybodys="approve:timesheets" in request["caller"].scopes))
 
 
 def entry_or_404(db, entry_id, anybodys=False):
     """The live entry that the caller may touch; the query itself asks whose it is. :raise 404: there is none."""
     condition = "id = ? AND voided = 0 AND (user_id = ? OR ? = 1)"
-    row = find(db, condition, (int(entry_id), request.caller.person, int(anybodys)))
+    row = find(db, condition, (int(entry_id), request["caller"].person, int(anybodys)))
     if row is None:
         raise Problem(404, "not_found", "There is no such entry, or it is not yours.")
     return entry_json(row)
@@ -1086,9 +1202,9 @@ def entry_or_404(db, entry_id, anybodys=False):
 
 def change(db, entry, column, value):
     """Set a flag of an entry in the caller's name, and keep the version before."""
-    keep_history(db, request.caller.person, [entry["id"]])
+    keep_history(db, request["caller"].person, [entry["id"]])
     sql = f"UPDATE entry SET {column} = ?, changed_at = ?, changed_by = ? WHERE id = ?"
-    db.execute(sql, (value, utc_now(), request.caller.person, entry["id"]))
+    db.execute(sql, (value, utc_now(), request["caller"].person, entry["id"]))
 
 
 @api.delete(f"/timesheets/{ENTRY_ID}")
@@ -1132,7 +1248,7 @@ def approve(entry_id):
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
-        if entry["user_id"] == request.caller.person:
+        if entry["user_id"] == request["caller"].person:
             raise Problem(403, "own_entry", "Nobody approves their own hours; another approver can.")
         if not entry["approved"]:
             change(db, entry, "approved", 1)
@@ -1161,13 +1277,13 @@ def weekly():
 
     :return 200: Weeks
     """
-    query = request.asked
+    query = request["asked"]
     by = query.get("by", ["user_id", "project"])
-    everybody = int("approve:timesheets" in request.caller.scopes)
+    everybody = int("approve:timesheets" in request["caller"].scopes)
     rows = request.app.db.read(
         f"SELECT date, {', '.join(by)}, SUM(seconds) FROM entry WHERE voided = 0 AND (user_id = ? OR ? = 1)"
         f" AND date BETWEEN ? AND ? GROUP BY date, {', '.join(by)}",
-        (request.caller.person, everybody, query.get("from", "0000"), query.get("to", "9999")),
+        (request["caller"].person, everybody, query.get("from", "0000"), query.get("to", "9999")),
     )
     totals = collections.Counter()
     for written, *group, worked in rows:
@@ -1339,7 +1455,7 @@ class App(bottle.Bottle):
 
     def __init__(self, settings, clock, keys):
         super().__init__()
-        self.settings, self.clock, self.keys, self.db = settings, clock, keys, Database(settings.database_url)
+        self.settings, self.clock, self.keys, self.db = settings, clock, keys, open_database(settings.database_url)
         # The verdict on a token by a key never changes, so a token that comes again costs no RSA operation.
         self.judge = functools.lru_cache(maxsize=1024)(functools.partial(judge, settings))
         self.default_error_handler = problem_json
@@ -1393,9 +1509,6 @@ def gateway(app):
         protocol.response_bytes(*answer)
 
     return serve_one
-
-
-THREADS, BODY_DEADLINE = 16, 30  # per worker; seconds for a whole body
 
 
 class BodyToCome:
@@ -1456,7 +1569,7 @@ def serve(settings):
     """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: database. :raise OSError: port."""
     from granian import Granian  # here, because `import timesheets` needs no server and should be quick
 
-    Database(settings.database_url).migrate()
+    open_database(settings.database_url).migrate()
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.create_server((settings.host, settings.port), family=family) as probe:
         port = probe.getsockname()[1]  # a free one for port 0; a port in use ends here, and is not shared by accident
