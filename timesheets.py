@@ -54,7 +54,6 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-import uuid
 from datetime import UTC, date, datetime
 
 import bottle
@@ -127,6 +126,18 @@ def number(low, high):
     return read
 
 
+def one_of(*choices):
+    """A reader of one of a few words."""
+
+    @reads(type="string", enum=list(choices))
+    def read(text):
+        if text not in choices:
+            raise ValueError("must be " + " or ".join(choices))
+        return text
+
+    return read
+
+
 def setting(variable, meaning, default=dataclasses.MISSING, read=str):
     """A field of Settings: the variable, what it is or where it is found, the default, how its text is read."""
     return dataclasses.field(default=default, metadata={"variable": variable, "meaning": meaning, "read": read})
@@ -151,6 +162,8 @@ class Settings:
     tls_key: str = setting("TLS_KEY", "the file of that certificate's private key (PEM)", "")
     cors_origins: tuple = setting("CORS_ORIGINS", "browser origins that may call, with commas between", (), words)
     public_url: str = setting("PUBLIC_URL", "this API's own URL as its callers see it", "", url)
+
+    log_format: str = setting("LOG_FORMAT", "how a request is logged: plain or json", "plain", one_of("plain", "json"))
 
     @classmethod
     def from_env(cls, env):
@@ -206,12 +219,14 @@ def problem_json(error):
         if request.method == "OPTIONS":
             response.status = 204
             return b""
+    request["reason"] = ""
     code, detail = BOTTLES_OWN.get(error.status_code, ("internal_error", "Something went wrong in the API."))
     if isinstance(error, Problem):
         code, detail = error.code, error.detail
-        log.info("%s %r: %s %s: %s", request.method, request.path, error.status_code, code, error.reason or detail)
+        request["reason"] = f"{code}: {error.reason or detail}"
     title = http.client.responses.get(error.status_code, "Error")
     problem = {"type": "about:blank", "title": title, "status": error.status_code, "detail": detail, "code": code}
+    problem["request_id"] = request["request_id"]
     if getattr(error, "errors", None):
         problem["errors"] = error.errors
     response.content_type = "application/problem+json"
@@ -236,7 +251,7 @@ class RaceLost(Exception):
 
 
 def fence(handler):
-    """Bottle plugin around every route: a request that lost a race runs again; what nobody foresaw is logged by id."""
+    """Bottle plugin around every route: a request that lost a race runs again; what nobody foresaw is logged, not told."""
 
     @functools.wraps(handler)
     def fenced(**arguments):
@@ -247,12 +262,9 @@ def fence(handler):
                 time.sleep(random.random() * 0.01 * 2**attempt)
         except bottle.HTTPResponse:
             raise
-        except Exception as fault:  # the one place that catches everything; the caller learns the id and no more
-            incident = uuid.uuid4().hex
-            log.exception("incident %s in %s %r", incident, request.method, request.path)
-            raise Problem(
-                500, "internal_error", f"Something went wrong in the API. Its log says more at {incident}."
-            ) from fault
+        except Exception as fault:  # the one place that catches everything
+            log.exception("request %s failed", request["request_id"])
+            raise Problem(500, "internal_error", "Something went wrong in the API; its log says more.") from fault
         raise Problem(503, "database_busy", "Too many changes met in the database; try again.", retry_after=5)
 
     return fenced
@@ -575,6 +587,8 @@ def tombstone(value):
 OWN_ENTRY = {"date": worked_day, "project": text(1, 200), "hours": hours, "description": text(0, 5000)}
 UPLOADED_ENTRY = {"user_id": text(1, 200), **OWN_ENTRY, "external_id": text(1, 200)}
 VOIDED_ENTRY = {"external_id": text(1, 200), "deleted": tombstone}
+FLAG = one_of("1", "0", "true", "false")
+YES = {"1", "true"}
 OPTIONAL = {"description": "", "external_id": None}
 SERVER_SETS = {"id", "user_id", "approved", "source"}
 
@@ -664,28 +678,12 @@ def read_query(readers):
     return values
 
 
-@reads(type="string", enum=["0", "1", "false", "true"])
-def flag(value):
-    """A reader of yes and no."""
-    if value not in ("0", "1", "false", "true"):
-        raise ValueError("must be 1 or 0")
-    return int(value in ("1", "true"))
-
-
 @reads(type="string", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$")
 def page_mark(value):
     """A reader of a page's start: the date and id after which it begins."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d\.\d{1,18}", value, re.ASCII):
         raise ValueError("must be as in the Link header of the page before")
     return [value[:10], int(value[11:])]
-
-
-@reads(type="string", enum=["user", "project", "user,project", "project,user"])
-def grouping(value):
-    """A reader of a report's groups."""
-    if value not in ("user", "project", "user,project", "project,user"):
-        raise ValueError("must be user, project or user,project")
-    return value.replace("user", "user_id").split(",")
 
 
 # ---- Tokens: the key set, verify, requires ----
@@ -959,7 +957,7 @@ def answer_entries(condition, values=()):
     for name, filtered in FILTERS.items():
         if name in query:
             conditions.append(filtered)
-            values.append(query[name])
+            values.append(int(query[name] in YES) if name == "approved" else query[name])
     if "after" in query:
         conditions.append("(date, id) > (?, ?)")
         values += query["after"]
@@ -982,7 +980,7 @@ ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
 
 
 @api.post("/timesheets/upload")
-@requires("batch:upload", machines=True, query={"dry_run": flag})
+@requires("batch:upload", machines=True, query={"dry_run": FLAG})
 def upload():
     """Take one entry, or an array of up to 10,000, into the client's own source, where `external_id` tells them apart.
 
@@ -995,7 +993,7 @@ def upload():
     :raise 409: a single entry would change one that is approved
     :raise 422: a single entry is invalid
     """
-    dry_run = request["asked"].get("dry_run", 0)
+    dry_run = request["asked"].get("dry_run") in YES
     sent = read_json(read_body())
     rows = sent if type(sent) is list else [sent]
     if len(rows) > MAX_ROWS:
@@ -1166,7 +1164,7 @@ def idempotency_key():
 
 @api.get("/timesheets")
 @requires(
-    "read:timesheets", query={"user_id": text(1, 200), **PERIOD, "project": text(1, 200), "approved": flag, **PAGE}
+    "read:timesheets", query={"user_id": text(1, 200), **PERIOD, "project": text(1, 200), "approved": FLAG, **PAGE}
 )
 def timesheets():
     """One's own entries. With approve:timesheets another's too (`user_id=`), or everybody's (`user_id=*`).
@@ -1271,14 +1269,14 @@ def unapprove(entry_id):
 
 
 @api.get("/reports/weekly")
-@requires("read:timesheets", query={**PERIOD, "by": grouping})
+@requires("read:timesheets", query={**PERIOD, "by": one_of("user", "project", "user,project", "project,user")})
 def weekly():
     """Hours by ISO week, one's own; with approve:timesheets everybody's.
 
     :return 200: Weeks
     """
     query = request["asked"]
-    by = query.get("by", ["user_id", "project"])
+    by = query.get("by", "user,project").replace("user", "user_id").split(",")
     everybody = int("approve:timesheets" in request["caller"].scopes)
     rows = request.app.db.read(
         f"SELECT date, {', '.join(by)}, SUM(seconds) FROM entry WHERE voided = 0 AND (user_id = ? OR ? = 1)"
@@ -1415,6 +1413,23 @@ def parameters(route):
     return found
 
 
+@api.get("/.well-known/oauth-protected-resource")
+def resource_metadata():
+    """Which issuer this API trusts, and its scopes, for clients that have only its address (RFC 9728).
+
+    :return 200: Anything
+    :raise 404: PUBLIC_URL does not say how callers see this API
+    """
+    settings = request.app.settings
+    if not settings.public_url:
+        raise Problem(
+            404, "not_found", "This API was not told its own address (PUBLIC_URL), so it cannot describe itself."
+        )
+    scopes = sorted({route.callback.scope for route in request.app.routes if hasattr(route.callback, "scope")})
+    facts = {"resource": settings.public_url, "authorization_servers": [settings.issuer], "scopes_supported": scopes}
+    return answer(facts | {"bearer_methods_supported": ["header"], "resource_name": "Timesheets API"})
+
+
 @api.get("/openapi.json")
 def description():
     """This description of the API, in OpenAPI 3.1.
@@ -1450,6 +1465,10 @@ def openapi(app):
 # ---- The application, and serving it ----
 
 
+LINE = "%(method)s %(path)a %(status)s %(ms)s ms %(caller)a %(reason)a %(request_id)s"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
 class App(bottle.Bottle):
     """The routes above, with the settings, the database and the key set that they use."""
 
@@ -1462,11 +1481,30 @@ class App(bottle.Bottle):
         self.merge(api)
         self.add_hook("after_request", common_headers)
 
+    def wsgi(self, environ, start_response):
+        """Answer one request, and log it in a line: what was asked, what became of it, who asked."""
+        began, asked = time.perf_counter(), environ.get("HTTP_X_REQUEST_ID", "")
+        environ["request_id"] = asked if REQUEST_ID.fullmatch(asked) else os.urandom(8).hex()
+        answer = super().wsgi(environ, start_response)
+        caller = environ.get("caller")
+        line = {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"], "status": response.status_code}
+        line |= {
+            "ms": round((time.perf_counter() - began) * 1000, 1),
+            "caller": caller and (caller.person or caller.client),
+        }
+        log.info(LINE, line | {"reason": environ.get("reason", ""), "request_id": environ["request_id"]})
+        return answer
+
 
 def common_headers():
     """Headers of every answer: not to be cached, not to be guessed at, readable by listed browser origins only."""
+    response.set_header("X-Request-ID", request["request_id"])
     response.set_header("Cache-Control", "no-store")
     response.set_header("X-Content-Type-Options", "nosniff")
+    public_url, challenge = request.app.settings.public_url, response.get_header("WWW-Authenticate")
+    if public_url and challenge and "resource_metadata" not in challenge:
+        where = urllib.parse.urljoin(public_url, "/.well-known/oauth-protected-resource")
+        response.set_header("WWW-Authenticate", f'{challenge}, resource_metadata="{where}"')
     origins, origin = request.app.settings.cors_origins, request.environ.get("HTTP_ORIGIN")
     if origins:
         response.add_header("Vary", "Origin")
@@ -1560,8 +1598,27 @@ def call(app, environ, body):
     return int(start[0][:3]), [(name.lower(), value) for name, value in start[1]], b"".join(parts)
 
 
+class JsonLines(logging.Formatter):
+    """Log records as JSON, one a line."""
+
+    def format(self, record):
+        """A request's facts by name; any other record as its message."""
+        facts = record.args if isinstance(record.args, dict) else {"message": super().format(record)}
+        return json.dumps({"time": self.formatTime(record), "level": record.levelname, **facts})
+
+
+def log_to_stderr(settings):
+    """Log plain lines, or JSON."""
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonLines() if settings.log_format == "json" else plain)
+    log.setLevel(logging.INFO)
+    log.handlers = [handler]
+
+
 def worker(settings):
     """What each worker process serves."""
+    log_to_stderr(settings)
     return gateway(create_app(settings))
 
 
@@ -1596,7 +1653,6 @@ def main(arguments):
         shown = f" (default: {field.default})" if field.default and field.default is not dataclasses.MISSING else ""
         parser.add_argument(f"--{variable.lower().replace('_', '-')}", dest=variable, metavar="…", help=meaning + shown)
     flags = {variable: value for variable, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         serve(Settings.from_env(os.environ | flags))
     except Faults as faults:
