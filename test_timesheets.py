@@ -1291,6 +1291,7 @@ ROLES = ["nobody", "lacking", "job", "ann", "bob", "boss"]
         ("DELETE", "/approvals/1", (401, 403, 403, 403, 403, 204)),
         ("GET", "/reports/weekly", (401, 403, 403, 200, 200, 200)),
         ("GET", "/health", (200, 200, 200, 200, 200, 200)),
+        ("GET", "/", (200, 200, 200, 200, 200, 200)),
         ("GET", "/openapi.json", (200, 200, 200, 200, 200, 200)),
         ("GET", "/.well-known/oauth-protected-resource", (404, 404, 404, 404, 404, 404)),
     ],

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8"]
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.20"]
 # ///
-"""The Timesheets API: one database of hours for programs and people, guarded by OAuth 2.0 access tokens.
+"""The Timesheets API: One database of hours for programs and people, guarded by OAuth 2.0 access tokens.
 
 External contractors track time in other tools; a cron job (sync.py) uploads their entries here, people add and
 read their own, managers approve. Timesheets decide pay, so every route but the public ones stands behind
@@ -58,6 +58,7 @@ from datetime import UTC, date, datetime
 
 import bottle
 import jwt
+import msgspec
 from bottle import request, response
 from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -251,7 +252,7 @@ class RaceLost(Exception):
 
 
 def fence(handler):
-    """Bottle plugin around every route: a request that lost a race runs again; what nobody foresaw is logged, not told."""
+    """Bottle plugin around every route: runs again what lost a race; logs, and does not tell, what nobody foresaw."""
 
     @functools.wraps(handler)
     def fenced(**arguments):
@@ -291,8 +292,7 @@ SCHEMA = [
         UNIQUE (source, external_id)      -- the last line of defence against doubling
     ) STRICT;
     CREATE INDEX entry_by_user ON entry (user_id, date, id) WHERE voided = 0;
-    CREATE INDEX entry_by_date ON entry (date, id) WHERE voided = 0;
-    CREATE INDEX entry_waiting ON entry (date, id) WHERE voided = 0 AND approved = 0;
+    CREATE INDEX entry_by_approval ON entry (approved, date, id) WHERE voided = 0;
     CREATE TABLE history (                -- each version that a change replaced, and who replaced it when
         entry_id INTEGER NOT NULL REFERENCES entry (id),
         user_id TEXT NOT NULL, date TEXT NOT NULL, project TEXT NOT NULL, seconds INTEGER NOT NULL,
@@ -610,10 +610,15 @@ def read_entry(row, readers):
             faults.append({"field": field, "detail": str(fault)})
     for field in row.keys() - readers.keys():
         detail = "is set by the server" if field in SERVER_SETS else "unknown field"
-        faults.append({"field": field[:200], "detail": detail})
+        faults.append({"field": sayable(field), "detail": detail})
     if faults:
         raise Faults(faults)
     return entry
+
+
+def sayable(text):
+    """What somebody sent, short enough and whole enough to be sent back."""
+    return text[:200].encode(errors="replace").decode()
 
 
 def object_of(pairs):
@@ -877,8 +882,8 @@ def bearer_token(header):
 def requires(scope, machines=False, query=None):
     """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
 
-    Stands *below* the route's decorator. The handler finds the Caller in `request["caller"]`, and in `request["asked"]` the
-    query's parameters as the readers in `query` read them.
+    Stands *below* the route's decorator. The handler finds the Caller in `request["caller"]`, and the query's
+    parameters, as the readers in `query` read them, in `request["asked"]`.
     """
 
     def guard(handler):
@@ -925,7 +930,7 @@ def answer(value, status=200, location=None):
     response.status, response.content_type = status, "application/json"
     if location is not None:
         response.set_header("Location", f"{request.app.settings.public_url.rstrip('/')}/timesheets/{location}")
-    return json.dumps(value).encode()
+    return msgspec.json.encode(value)
 
 
 def answer_list(items, columns):
@@ -961,9 +966,12 @@ def answer_entries(condition, values=()):
     if "after" in query:
         conditions.append("(date, id) > (?, ?)")
         values += query["after"]
+    # Where the index is by approval, a list of both kinds is two ordered halves that the database merges.
+    both = not any(part.startswith(("user_id", "approved")) for part in conditions)
+    halves = [[*conditions, f"approved = {kind}"] for kind in (0, 1)] if both else [conditions]
+    select = " UNION ALL ".join(f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(half)}" for half in halves)
     limit = query.get("limit", 100)
-    sql = f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(conditions)} ORDER BY date, id LIMIT ?"
-    rows = request.app.db.read(sql, [*values, limit + 1])
+    rows = request.app.db.read(f"{select} ORDER BY date, id LIMIT ?", [*values * len(halves), limit + 1])
     if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
         address = request.app.settings.public_url.rstrip("/") + request.path
         same = [part for part in request.query_string.split("&") if part and not part.startswith("after=")]
@@ -1048,7 +1056,7 @@ def read_rows(rows):
         except Faults as faults:
             result |= {"code": result.get("code", "invalid"), "errors": faults.args[0]}
             if type(row) is dict and type(row.get("external_id")) is str:
-                result["external_id"] = row["external_id"]
+                result["external_id"] = sayable(row["external_id"])
     return results, entries
 
 
@@ -1275,13 +1283,13 @@ def weekly():
 
     :return 200: Weeks
     """
-    query = request["asked"]
+    query, caller = request["asked"], request["caller"]
     by = query.get("by", "user,project").replace("user", "user_id").split(",")
-    everybody = int("approve:timesheets" in request["caller"].scopes)
+    whose, values = ("1 = 1", []) if "approve:timesheets" in caller.scopes else ("user_id = ?", [caller.person])
     rows = request.app.db.read(
-        f"SELECT date, {', '.join(by)}, SUM(seconds) FROM entry WHERE voided = 0 AND (user_id = ? OR ? = 1)"
+        f"SELECT date, {', '.join(by)}, SUM(seconds) FROM entry WHERE voided = 0 AND {whose}"
         f" AND date BETWEEN ? AND ? GROUP BY date, {', '.join(by)}",
-        (request["caller"].person, everybody, query.get("from", "0000"), query.get("to", "9999")),
+        [*values, query.get("from", "0000"), query.get("to", "9999")],
     )
     totals = collections.Counter()
     for written, *group, worked in rows:
@@ -1393,6 +1401,8 @@ def operation(route):
 def success(status, schema):
     """The response of a route that went well; lists come as CSV too."""
     content = {"application/json": {"schema": refer(schema)}} if schema else {}
+    if schema == "Page":
+        content = {"text/html": {"schema": STRING}}
     if SCHEMAS.get(schema, {}).get("type") == "array":
         content["text/csv"] = {"schema": STRING}
     return {"description": http.client.responses[int(status)], **({"content": content} if content else {})}
@@ -1460,6 +1470,76 @@ def openapi(app):
         "paths": paths,
         "components": {"schemas": SCHEMAS, "securitySchemes": {"auth0": {"type": "oauth2", "flows": flows}}},
     }
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2330; --dim: #505a6e; --paper: #fcfcfa; --box: #eef0ec; --key: #0b5d46 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8ee; --dim: #aab2c2; --paper: #14171d; --box: #20252f; --key: #7fd8b8 }
+}
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 46rem; font: 1rem/1.55 system-ui, sans-serif;
+       color: var(--ink); background: var(--paper) }
+h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 0; overflow-wrap: anywhere }
+p { margin: .4rem 0 } .dim { color: var(--dim) } .key { color: var(--key); font-weight: 600; overflow-wrap: anywhere }
+pre { background: var(--box); padding: .7rem .9rem; border-radius: .4rem; overflow-x: auto; font-size: .85rem }
+"""
+PAGE_TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{info['title']}}</title>
+<style>{{!style}}</style>
+</head>
+<body>
+<main>
+<h1>{{info['title']}}</h1>
+<p>{{info['description']}}</p>
+<p class="dim">Tokens are signed by <span class="key">{{issuer}}</span> for the audience
+<span class="key">{{audience}}</span>. The issuer's key set is <span class="key">{{state}}</span>.
+The same in a form for programs: <a href="/openapi.json">openapi.json</a>.</p>
+% for method, path, operation in operations:
+% scope = operation.get('security', [{}])[0].get('auth0', [''])[0]
+<h2>{{method}} {{path}}</h2>
+<p>{{operation['description']}}</p>
+<p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
+<pre tabindex="0" role="region" aria-label="curl for {{method}} {{path}}">curl -X {{method}} \\
+% if scope:
+-H "Authorization: Bearer $TOKEN" \\
+% end
+% if 'requestBody' in operation:
+-H "Content-Type: application/json" -d @entry.json \\
+% end
+{{base}}{{path}}</pre>
+% end
+</main>
+</body>
+</html>
+"""
+
+
+@api.get("/")
+def page():
+    """What this API is, for people.
+
+    :return 200: Page
+    """
+    description, settings = openapi(request.app), request.app.settings
+    operations = [
+        (method.upper(), path, operation)
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
+    ]
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    response.set_header("Content-Security-Policy", policy)
+    response.content_type = "text/html; charset=utf-8"
+    facts = {"issuer": settings.issuer, "audience": settings.audience, "state": request.app.keys.state()}
+    base = settings.public_url.rstrip("/") or "$API"
+    return bottle.template(
+        PAGE_TEMPLATE, info=description["info"], operations=operations, style=STYLE, base=base, **facts
+    )
 
 
 # ---- The application, and serving it ----
@@ -1645,6 +1725,74 @@ def serve(settings):
     ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
 
 
+def mark(good, name, found, wanted=""):
+    """One line of an explanation; -> whether all is well with it."""
+    shown = ascii(found)[:120] if isinstance(found, (dict, list)) else ascii(str(found))[1:-1][:120]
+    print(f"{'✓' if good else '✗'} {name:9} {shown}" + (f"   ({wanted})" if not good else ""))
+    return good
+
+
+def explain_token(settings, keys, token):
+    """Print what a token says beside what this API expects, then the verdict; -> whether it would be accepted.
+
+    Never prints the signature: what is printed cannot be used to call anything.
+    """
+    try:
+        header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2])
+        now, audience = time.time(), claims.get("aud")
+    except (ValueError, AttributeError):
+        return mark(False, "token", "is no JWT", "Auth0 gives an opaque one when the request for it named no audience")
+    mark(header.get("alg") in ALGORITHMS, "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default")
+    mark(str(header.get("typ", "JWT")).lower() in TOKEN_TYPES, "typ", header.get("typ"), "an access token")
+    mark(header.get("kid") in keys.keys, "kid", header.get("kid"), f"one of {', '.join(map(str, keys.keys))}")
+    issuers = [settings.issuer, *settings.extra_issuers]
+    mark(claims.get("iss") in issuers, "iss", claims.get("iss"), f"exactly {' or '.join(issuers)}")
+    good = settings.audience in (audience if isinstance(audience, list) else [audience])
+    mark(good, "aud", audience, f"exactly {settings.audience}")
+    for name, good, wanted in (
+        ("exp", lambda time: time + LEEWAY > now, "it has expired; get a new token"),
+        ("iat", lambda time: time - LEEWAY <= now, "in the past; compare the clocks"),
+    ):
+        when = claims.get(name)
+        known = type(when) in (int, float)
+        minutes = f" ({(when - now) / 60:+,.0f} min)" if known else ""
+        mark(known and good(when), name, f"{when}{minutes}", wanted)
+    mark(claims.get("sub"), "sub", claims.get("sub"), "who it speaks for")
+    try:
+        caller = judge(settings, token, keys.find(header.get("kid")))
+    except Problem as problem:
+        return mark(False, "verdict", "refused", str(problem.reason or problem.detail))
+    mark(True, "speaks for", caller.person or f"the program {caller.client}")
+    for route in api.routes:
+        scope = getattr(route.callback, "scope", None)
+        if scope in caller.scopes and (caller.person or "upload" in route.rule):
+            mark(True, "opens", f"{route.method} {route.rule} by {scope}")
+    good = caller.starts - LEEWAY <= now < caller.expires + LEEWAY
+    return mark(good, "verdict", "accepted" if good else "refused", "the clock says no")
+
+
+def explain_settings(settings, keys):
+    """Print whether settings, issuer and database fit together; -> whether they do."""
+    for field in dataclasses.fields(settings):
+        mark(True, field.metadata["variable"], re.sub(r"//[^/@]*@", "//", str(getattr(settings, field.name))))
+    discovery = settings.issuer.rstrip("/") + "/.well-known/openid-configuration"
+    try:
+        with urllib.request.urlopen(discovery, timeout=DEADLINE) as answer:
+            found = json.loads(answer.read(256 * 1024))
+        good = mark(found.get("issuer") == settings.issuer, "issuer", found.get("issuer"), f"not {settings.issuer}")
+        good &= mark(found.get("jwks_uri") == keys.address, "jwks_uri", found.get("jwks_uri"), f"not {keys.address}")
+    except (OSError, ValueError, AttributeError) as fault:
+        good = mark(False, "issuer", discovery, f"cannot be read: {fault}")
+    good &= mark(
+        bool(keys.keys), "keys", ", ".join(map(str, keys.keys)) or "none", f"{keys.address} has none, or is away"
+    )
+    try:
+        open_database(settings.database_url).migrate()
+        return mark(True, "database", "answers") and good
+    except Faults as faults:
+        return mark(False, "database", "cannot be used", " ".join(faults.args[0]))
+
+
 def main(arguments):
     """Serve with settings from flags and environment; exit with 78 (sysexits: configuration) when they are at fault."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="A flag overrides its variable.")
@@ -1652,9 +1800,19 @@ def main(arguments):
         variable, meaning, _ = field.metadata.values()
         shown = f" (default: {field.default})" if field.default and field.default is not dataclasses.MISSING else ""
         parser.add_argument(f"--{variable.lower().replace('_', '-')}", dest=variable, metavar="…", help=meaning + shown)
-    flags = {variable: value for variable, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    parser.add_argument("command", nargs="?", choices=["explain"], help="say what a token, or this set-up, lacks")
+    parser.add_argument("token", nargs="?", help="the token to explain; - reads it from standard input")
+    given = vars(parser.parse_args(arguments))
+    command, token = given.pop("command"), given.pop("token")
     try:
-        serve(Settings.from_env(os.environ | flags))
+        settings = Settings.from_env(os.environ | {name: value for name, value in given.items() if value is not None})
+        if command is None:
+            serve(settings)
+            return
+        keys = KeySet(settings.jwks_url or settings.issuer.rstrip("/") + "/.well-known/jwks.json")
+        keys.refresh(wait=True)
+        token = sys.stdin.read().strip() if token == "-" else token
+        sys.exit(not (explain_token(settings, keys, token) if token else explain_settings(settings, keys)))
     except Faults as faults:
         print(*faults.args[0], sep="\n", file=sys.stderr)
         sys.exit(78)
