@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "pytest>=8.4", "webtest>=3.0.7", "hypothesis>=6", "psycopg[binary,pool]>=3.2"]
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.20", "pytest>=8.4", "webtest>=3.0.7", "hypothesis>=6", "openapi-spec-validator>=0.7", "psycopg[binary,pool]>=3.2"]
 # ///
 """Tests of the Timesheets API, its cron job and the demo: real keys, HTTP, databases and processes, no mocks.
 
@@ -13,13 +13,17 @@ import base64
 import collections
 import contextlib
 import csv
+import hashlib
 import hmac
+import html
 import http.client
 import http.server
 import io
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -37,6 +41,7 @@ if __name__ == "__main__":  # here already, because pytest wants to be the first
     sys.exit(pytest.main([__file__, "-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 import jwt
+import openapi_spec_validator
 import webtest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import HealthCheck, given, settings
@@ -1781,3 +1786,136 @@ def test_worker_that_dies_is_replaced(tenant, tmp_path):
         os.kill(int(before[-1]), signal.SIGKILL)
         server.wait()
         assert server.request("GET", "/health")[0] == 200 and before[-1] not in children.read_text().split()
+
+
+# ---- Self-description: OpenAPI, the page, explain, the log ----
+
+
+def test_openapi_is_valid_and_describes_every_route(api):
+    """The document is OpenAPI 3.1 and knows each route, its scope and its problems."""
+    document = api.call("GET", "/openapi.json").json
+    openapi_spec_validator.validate(document)
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == {(route.method, route.rule.replace(timesheets.ENTRY_ID, "{entry_id}")) for route in api.app.routes}
+    approve = document["paths"]["/approvals/{entry_id}"]["put"]
+    assert approve["security"] == [{"auth0": ["approve:timesheets"]}]
+    assert set(approve["responses"]) == {"200", "400", "401", "403", "404", "503"}
+    flows = document["components"]["securitySchemes"]["auth0"]["flows"]
+    assert flows["clientCredentials"]["tokenUrl"] == api.tenant.url + "oauth/token"
+    assert set(flows["clientCredentials"]["scopes"]) == {"batch:upload", "approve:timesheets", *SCOPES.split()}
+
+
+@heavy
+def test_every_answer_is_one_that_openapi_describes(live, tenant, tmp_path):
+    """Schemathesis makes up some 5,000 requests from the document: no 5xx, and no answer that it does not describe."""
+    if not shutil.which("uvx"):
+        pytest.skip("uvx is not there to run schemathesis")
+    token = tenant.person("boss@example.com", SCOPES + " approve:timesheets batch:upload", azp="spa")
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance"
+    command = ["uvx", "schemathesis", "run", live.url + "/openapi.json", "--no-color", "--max-examples", "300", "--checks", checks]
+    done = subprocess.run([*command, "-H", f"Authorization: Bearer {token}"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout[-4_000:]
+    assert int(re.search(r"(\d+) generated", done.stdout)[1]) >= 5_000
+
+
+def test_page_is_self_contained_and_names_every_route(live):
+    """The page for people needs nothing from outside, runs no script, and its own policy lets nothing else in."""
+    status, headers, body = live.request("GET", "/")
+    page = body.decode()
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "<script" not in page and "src=" not in page and not re.search(r"(href|url\()[=\"']*https?:", page)
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'" in headers["Content-Security-Policy"]
+    for route in timesheets.api.routes:
+        assert f"{route.method} {route.rule.replace(timesheets.ENTRY_ID, '{entry_id}')}" in html.unescape(page)
+
+
+def test_metadata_for_clients_that_know_only_the_address(tenant, database):
+    """RFC 9728: with PUBLIC_URL the challenge says where the issuer is named."""
+    with contextlib.closing(Api(tenant, database, PUBLIC_URL="https://api.exampleco.com")) as api:
+        challenge = api.call("GET", "/timesheets").headers["WWW-Authenticate"]
+        where = "https://api.exampleco.com/.well-known/oauth-protected-resource"
+        assert challenge == f'Bearer realm="timesheets", resource_metadata="{where}"'
+        metadata = api.call("GET", urllib.parse.urlsplit(where).path).json
+    assert (metadata["resource"], metadata["authorization_servers"]) == ("https://api.exampleco.com", [tenant.url])
+    assert metadata["scopes_supported"] == sorted({"batch:upload", "approve:timesheets", *SCOPES.split()})
+
+
+EXPLAINED = [  # what is explained, what its lines say, what must not be said
+    ("good", lambda t: t.machine("batch:upload"), 0, ["✓ opens     POST /timesheets/upload", "✓ verdict   accepted"]),
+    ("person", lambda t: t.person("ann", "read:timesheets"), 0, ["✓ speaks for ann", "✓ opens     GET /timesheets by"]),
+    ("expired", lambda t: t.machine(exp=ago(60)), 1, ["✗ exp", "(it has expired", "✗ verdict   refused"]),
+    ("audience", lambda t: t.machine(aud="x"), 1, [f"✗ aud       x   (exactly {AUDIENCE})"]),
+    ("issuer", lambda t: t.machine(iss=t.url.rstrip("/")), 1, [f"(exactly {'{url}'})"]),
+    ("opaque", lambda t: "hB2kd93ndk", 1, ["✗ token     is no JWT"]),
+    ("unknown-key", lambda t: t.sign(claims_of(t), kid="x"), 1, ["✗ kid       x", "✗ verdict   refused"]),
+    ("terminal-codes", lambda t: t.machine(sub="\x1b[31m"), 1, ["✗ verdict   refused"]),
+]
+
+
+@pytest.mark.parametrize(("make", "status", "says"), [pytest.param(*rest, id=name) for name, *rest in EXPLAINED])
+def test_explain_says_why(tenant, make, status, says):
+    """Each claim beside what this API expects, and the verdict; never the signature."""
+    token = make(tenant)
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE}
+    done = run("timesheets.py", "explain", token, **env)
+    assert (done.returncode, done.stderr) == (status, "")
+    for text in says:
+        assert text.replace("{url}", tenant.url) in done.stdout
+    assert "\x1b" not in done.stdout and token.rpartition(".")[2][:20] not in done.stdout.replace(" is no JWT", "") or "." not in token
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        pytest.param({}, 0, ["✓ issuer", "✓ jwks_uri", "✓ keys", "✓ database  answers"], id="all-well"),
+        pytest.param({"AUTH0_DOMAIN": "http://127.0.0.1:9/"}, 1, ["✗ issuer", "✗ keys      none"], id="issuer-away"),
+        pytest.param({"DATABASE_URL": "/nonexistent/x.db"}, 1, ["✗ database  cannot be used"], id="no-database"),
+        pytest.param({"EXTRA_ISSUERS": "https://u:secret@x/"}, 0, ["✓ EXTRA_ISSUERS ('https://x/',)"], id="no-password"),
+    ],
+)
+def test_explain_checks_the_set_up(tenant, tmp_path, changes, status, says):
+    """Without a token: settings, issuer, keys and database, and what to mend."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
+    done = run("timesheets.py", "explain", **env | changes)
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert all(text in done.stdout for text in says), done.stdout
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_a_request_is_one_line_in_the_log(tenant, tmp_path, form):
+    """Method, path, status, milliseconds, who, why refused, and the id that the caller can quote."""
+    with Server(tenant, tmp_path, LOG_FORMAT=form) as server:
+        server.request("GET", "/timesheets", headers=["X-Request-ID: abc-1"])
+        _, headers, body = server.request("GET", "/timesheets/upload", tenant.machine("batch:upload", client="job"))
+        assert json.loads(body) == []
+        for bad in ("two words", "x" * 65, "<b>"):
+            assert server.request("GET", "/health", headers=[f"X-Request-ID: {bad}"])[1]["X-Request-ID"] != bad
+    lines = [line for line in server.log.read_text().splitlines() if "/timesheets" in line]
+    assert len(lines) == 2
+    if form == "plain":
+        assert re.search(r"INFO GET '/timesheets' 401 [\d.]+ ms None 'token_required: .*' abc-1$", lines[0])
+        assert re.search(rf"INFO GET '/timesheets/upload' 200 [\d.]+ ms 'job' '' {headers['X-Request-ID']}$", lines[1])
+    else:
+        first, second = map(json.loads, lines)
+        assert (first["status"], first["request_id"], first["caller"]) == (401, "abc-1", None)
+        assert (second["status"], second["caller"], second["path"]) == (200, "job", "/timesheets/upload")
+
+
+# ---- Indexes: no list reads more of the table than its page ----
+
+
+@pytest.mark.parametrize("path", ["/timesheets", "/timesheets?user_id=*", "/timesheets?from=2026-11-01", "/approvals", "/timesheets/upload", "/reports/weekly"])
+def test_no_list_scans_or_sorts_the_table(sqlite_api, path):
+    """EXPLAIN QUERY PLAN of what each list really runs: index searches in order, and no sorting afterwards."""
+    plans, read = [], sqlite_api.app.db.read
+    with sqlite_api.app.db.connection() as db:
+        db.set_trace_callback(lambda sql: plans.append(sql) if sql.startswith("SELECT") else None)
+    token = sqlite_api.job if "upload" in path else sqlite_api.ann if path == "/reports/weekly" else sqlite_api.boss
+    assert sqlite_api.call("GET", path, token).status_int == 200
+    (sql,) = plans[:1]
+    steps = [step for *_, step in read("EXPLAIN QUERY PLAN " + sql)]
+    wanted = ("SEARCH entry USING INDEX", "MERGE (UNION ALL)", "LEFT", "RIGHT")
+    grouping = ("USE TEMP B-TREE FOR GROUP BY",) if "weekly" in path else ()  # a report sums its person's rows
+    assert steps and all(step.startswith(wanted + grouping) for step in steps), steps
