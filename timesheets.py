@@ -517,7 +517,7 @@ JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{
 def text(low, high):
     """A reader of text of `low` to `high` characters, which it trims."""
 
-    @reads(type="string", minLength=low, maxLength=high)
+    @reads(type="string", minLength=low, maxLength=high, pattern="^[^\\x00-\\x1f\\x7f-\\x9f]*$")
     def read(value):
         if type(value) is not str:
             raise ValueError("must be text")
@@ -997,7 +997,7 @@ def upload():
 
     :takes: Upload
     :return 200: Uploaded
-    :return 201: Entry
+    :return 201: Uploaded
     :raise 409: a single entry would change one that is approved
     :raise 422: a single entry is invalid
     """
@@ -1353,7 +1353,8 @@ SCHEMAS = {
     "Fault": shown({"field": STRING, "detail": STRING}),
     "Result": shown(RESULT, id={"type": ["integer", "null"]}, code=STRING, errors=array(refer("Fault"))),
     "Results": shown(dict.fromkeys(STATUSES, INTEGER) | {"results": array(refer("Result"))}),
-    "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result")]},
+    "Rehearsed": shown(ENTRY | {"id": {"type": "null"}}),
+    "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result"), refer("Rehearsed")]},
     "Weeks": array(shown({"week": STRING, "hours": {"type": "number"}}, user_id=STRING, project=STRING)),
     "Health": shown({"status": STRING, "keys": {"type": "object"}}),
     "Anything": {"type": "object"},
