@@ -135,7 +135,7 @@ def prove_order(values):
 def read_time(text):
     """A time of day as HH:MM:SS, from 9:00, 09:00:00, 9:00 AM or 3:00pm."""
     match = TIME.fullmatch(text)
-    if not match or (match[4] and not 1 <= int(match[1]) <= 12):
+    if not match or int(match[1]) > 23 or match[2] > "59" or (match[4] and not 1 <= int(match[1]) <= 12):
         raise ValueError(f"{text!r} is not a time of day")
     hour = int(match[1])
     if match[4]:
@@ -217,8 +217,9 @@ class Format:
         self.source = name.partition("-")[0]
         self.needs = split(needs)
         self.only = {choice for column in split(only) for choice in column}
-        self.same = split(same)
         self.roles = {role: split(columns)[0] for role, columns in roles.items()}
+        self.same = [f"same {number}" for number, _ in enumerate(split(same))]
+        self.roles.update(zip(self.same, split(same)))
 
     def missing(self, names):
         """What of `needs` is not among the column names."""
@@ -488,12 +489,7 @@ def make_entry(sheet, record, options):
     elif start:
         key = f"{form.source}:{user}:{start}"
     else:
-        columns = (
-            day,
-            project,
-            value("description"),
-            *(reach(sheet.shown(record), c) for column in form.same for c in column),
-        )
+        columns = (day, project, value("description"), *map(value, form.same))
         key = f"{form.source}:{user}:{hashlib.sha256(repr((columns, worked)).encode()).hexdigest()[:24]}"
     entry = {
         "external_id": key,
@@ -1150,7 +1146,7 @@ def main(arguments=None):
     """Run, and turn every ending into a sentence and an exit status."""
     options = parse_options(arguments)
     level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     try:
         return run(options)
     except Stop as stop:

@@ -13,11 +13,13 @@ import base64
 import collections
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import hmac
 import html
 import http.client
 import http.server
+import inspect
 import io
 import json
 import os
@@ -33,6 +35,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+import zipfile
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -48,6 +51,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import demo
+import sync
 import timesheets
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -1919,3 +1923,780 @@ def test_no_list_scans_or_sorts_the_table(sqlite_api, path):
     wanted = ("SEARCH entry USING INDEX", "MERGE (UNION ALL)", "LEFT", "RIGHT")
     grouping = ("USE TEMP B-TREE FOR GROUP BY",) if "weekly" in path else ()  # a report sums its person's rows
     assert steps and all(step.startswith(wanted + grouping) for step in steps), steps
+
+
+# ---- sync.py: what trackers export, and what becomes of it ----
+
+
+def sync_print(tmp_path, text, *options, name="export", python=sys.executable):
+    """`sync.py --print` on an input -> the completed process."""
+    file = tmp_path / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    command = [python, HERE / "sync.py", "--print", *options, file]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}, check=False)
+
+
+def zipped(name, text):
+    """A ZIP file with one member."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, text)
+    return file.getvalue()
+
+
+def hashed(*columns):
+    """The part of a key that is made of a row's own columns."""
+    return hashlib.sha256(repr(columns).encode()).hexdigest()[:24]
+
+
+TOGGL = "User,Email,Client,Project,Task,Description,Billable,Start date,Start time,End date,End time,Duration,Tags\n"
+TOGGL_API = {"workspace_id": 777, "user_id": 1, "project_id": 5, "tags": [], "server_deleted_at": None}
+CLOCKIFY = '"Project","Client","Description","Task","User","Email","Start Date","Start Time","End Date","End Time","Duration (h)"\n'
+KIMAI = "Date,From,To,Duration,Currency,Price,Name,User,E-mail,Customer,Project,Activity,Description,Billable,Tags\n"
+HARVEST = "Date,Client,Project,Project Code,Task,Notes,Hours,Billable?,First Name,Last Name\n"
+BERLIN, USER = ("--tz", "Europe/Berlin"), ("--user", "jane@x.example")
+FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hours, description)], rows that are no entries
+    (
+        "toggl-classic",
+        "\ufeff" + TOGGL
+        + 'Jane,jane@x.example,Big,StoreZero,,"two\nlines",Yes,2026-11-02,09:00:00,2026-11-02,10:30:00,01:30:00,\n'
+        + "Jane,jane@x.example,Big,StoreZero,,noon,Yes,2026-11-02,12:15:00 PM,2026-11-02,02:15:00 PM,02:00:00 AM,\n"
+        + "Jane,jane@x.example,Big,StoreZero,,late,Yes,2026-11-02,23:30:00,2026-11-03,00:30:00,,\n"
+        + "Jane,jane@x.example,Big,StoreZero,,none,Yes,2026-11-02,09:00:00,2026-11-02,09:00:00,00:00:00,\n",
+        (),
+        [
+            ("toggl:jane@x.example:2026-11-02T09:00:00", "jane@x.example", "2026-11-02", "StoreZero", 1.5, "two lines"),
+            ("toggl:jane@x.example:2026-11-02T12:15:00", "jane@x.example", "2026-11-02", "StoreZero", 2.0, "noon"),
+            ("toggl:jane@x.example:2026-11-02T23:30:00", "jane@x.example", "2026-11-02", "StoreZero", 1.0, "late"),
+        ],
+    ),
+    (
+        "toggl-new",
+        '"Description","Duration","Member","Email","Project","Tags","Start date","Start time","Stop date","Stop time"\n'
+        '"Work","1:00:00","A","a@x.example","Web","-","2026-07-14","09:00:00","2026-07-14","10:00:00"\n'
+        '"Runs","","A","a@x.example","Web","-","2026-07-14","11:00:00","",""\n'
+        '"-","0:30:00","A","a@x.example","Web","-","2026-07-14","09:00:00","2026-07-14","09:30:00"\n',
+        (),
+        [
+            ("toggl:a@x.example:2026-07-14T09:00:00", "a@x.example", "2026-07-14", "Web", 1.0, "Work"),
+            ("toggl:a@x.example:2026-07-14T09:00:00:2", "a@x.example", "2026-07-14", "Web", 0.5, ""),
+        ],
+    ),
+    (
+        "toggl-api",
+        json.dumps([
+            TOGGL_API | {"id": 11, "start": "2026-11-02T23:30:00+00:00", "stop": "2026-11-03T00:30:00+00:00", "duration": 3600, "description": "x"},
+            TOGGL_API | {"id": 12, "start": "2026-11-03T09:00:00Z", "stop": None, "duration": -1795515828, "description": "runs"},
+        ]),
+        BERLIN,
+        [("toggl:1:11", "1", "2026-11-03", "5", 1.0, "x")],
+    ),
+    (
+        "toggl-reports",
+        json.dumps([{"user_id": 1, "username": "jane", "project_id": 5, "project_name": "Web", "description": "d", "time_entries": [
+            {"id": 21, "seconds": 1200, "start": "2026-11-02T09:00:00+01:00", "stop": "2026-11-02T09:20:00+01:00"},
+            {"id": 22, "seconds": 1800, "start": "2026-11-02T10:00:00+01:00", "stop": "2026-11-02T10:30:00+01:00"}]}]),
+        (),
+        [("toggl:jane:21", "jane", "2026-11-02", "Web", 0.3333, "d"), ("toggl:jane:22", "jane", "2026-11-02", "Web", 0.5, "d")],
+    ),
+    (
+        "clockify",
+        CLOCKIFY
+        + '"Web","Big","d","","Jane","jane@x.example","03/14/2026","10:23 AM","03/14/2026","11:23:01 AM","01:00:01"\n'
+        + '"Web","Big","e","","Jane","jane@x.example","03/04/2026","10:00 AM","03/04/2026","11:30 AM","1.50"\n',
+        (),
+        [
+            ("clockify:jane@x.example:2026-03-14T10:23:00", "jane@x.example", "2026-03-14", "Web", 1.0003, "d"),
+            ("clockify:jane@x.example:2026-03-04T10:00:00", "jane@x.example", "2026-03-04", "Web", 1.5, "e"),
+        ],
+    ),
+    (
+        "clockify-api",
+        json.dumps([{"id": "64ab", "description": "d", "userId": "u7", "projectId": "p1", "projectName": "Web", "timeInterval": {
+            "start": "2026-01-02T08:00:00Z", "end": "2026-01-02T16:30:00Z", "duration": "PT8H30M"}}]),
+        BERLIN,
+        [("clockify:u7:64ab", "u7", "2026-01-02", "Web", 8.5, "d")],
+    ),
+    (
+        "harvest",
+        HARVEST + '2026-03-04,Big,Web,,Task,n,"0,25",Yes,Peter,Tester\n' * 2 + '2026-03-05,Big,Web,,Task,n,"7,5",Yes,Peter,Tester\n',
+        (),
+        [
+            (f"harvest:Peter Tester:{hashed(('2026-03-04', 'Web', 'n', 'Big', 'Task'), 900)}", "Peter Tester", "2026-03-04", "Web", 0.25, "n"),
+            (f"harvest:Peter Tester:{hashed(('2026-03-04', 'Web', 'n', 'Big', 'Task'), 900)}:2", "Peter Tester", "2026-03-04", "Web", 0.25, "n"),
+            (f"harvest:Peter Tester:{hashed(('2026-03-05', 'Web', 'n', 'Big', 'Task'), 27000)}", "Peter Tester", "2026-03-05", "Web", 7.5, "n"),
+        ],
+    ),
+    (
+        "harvest-german",
+        "Datum;Kunde;Projekt;Aufgabe;Notizen;Stunden;Vorname;Nachname\n26.01.2026;Gross;Web;T;n;6,5;J\u00f6rg;M\n",
+        USER,
+        [(f"harvest:jane@x.example:{hashed(('2026-01-26', 'Web', 'n', 'Gross', 'T'), 23400)}", "jane@x.example", "2026-01-26", "Web", 6.5, "n")],
+    ),
+    (
+        "harvest-api",
+        json.dumps({"time_entries": [
+            {"id": 636, "spent_date": "2026-03-02", "user": {"id": 17, "name": "Kim"}, "project": {"id": 1, "name": "Web"}, "hours": 2.11, "notes": None, "is_running": False},
+            {"id": 637, "spent_date": "2026-03-02", "user": {"id": 17, "name": "Kim"}, "project": {"id": 1, "name": "Web"}, "hours": 0.5, "notes": None, "is_running": True}],
+            "links": {"next": None}}),
+        (),
+        [("harvest:Kim:636", "Kim", "2026-03-02", "Web", 2.11, "")],
+    ),
+    (
+        "kimai",
+        KIMAI + '2026-06-16,12:00,12:06,0:06,EUR,0,Kevin,kevin,k@x.example,C,Web,A,d,1,"foo, bar"\n'
+        + "2026-06-16,22:00,01:30,3.5,EUR,0,Kevin,kevin,k@x.example,C,Web,A,night,1,\n",
+        (),
+        [
+            ("kimai:k@x.example:2026-06-16T12:00:00", "k@x.example", "2026-06-16", "Web", 0.1, "d"),
+            ("kimai:k@x.example:2026-06-16T22:00:00", "k@x.example", "2026-06-16", "Web", 3.5, "night"),
+        ],
+    ),
+    (
+        "kimai-german",
+        "Datum;Von;Bis;Dauer;W\u00e4hrung;Benutzer;E-Mail;Kunde;Projekt;T\u00e4tigkeit;Beschreibung\n2026-06-16;12:00;13:15;1:15;EUR;kevin;k@x.example;C;Web;A;d\n",
+        (),
+        [("kimai:k@x.example:2026-06-16T12:00:00", "k@x.example", "2026-06-16", "Web", 1.25, "d")],
+    ),
+    (
+        "kimai-api",
+        json.dumps([{"id": 1, "begin": "2026-01-02T09:00:00+0100", "end": "2026-01-02T15:30:00+0100", "duration": 21600, "break": 1800,
+            "project": {"id": 3, "name": "Web"}, "activity": {"id": 2}, "user": {"id": 1, "username": "kevin"}, "description": "d"}]),
+        (),
+        [("kimai:kevin:1", "kevin", "2026-01-02", "Web", 6.0, "d")],
+    ),
+    (
+        "solidtime",
+        "Description,Task,Project,Client,User,Start,End,Duration,Duration (decimal),Billable,Tags\nd,T,Web,Big,Jane,2026-03-04 10:23:00,2026-03-04 11:23:00,01:00:00,1.0,Yes,\n",
+        (),
+        [("solidtime:Jane:2026-03-04T10:23:00", "Jane", "2026-03-04", "Web", 1.0, "d")],
+    ),
+    (
+        "solidtime-zip",
+        zipped("time_entries.csv", "id,description,start,end,billable_rate,billable,member_id,user_id,organization_id,project_id,created_at,updated_at\n"
+               "00aa-1,d,2026-03-04T09:23:52Z,2026-03-04T10:23:52Z,,false,m1,u1,o1,p1,,\n00aa-2,d,2026-03-04T11:00:00Z,,,false,m1,u1,o1,p1,,\n"),
+        BERLIN,
+        [("solidtime:u1:00aa-1", "u1", "2026-03-04", "p1", 1.0, "d")],
+    ),
+    (
+        "solidtime-api",
+        json.dumps({"data": [{"id": "00aa-1", "start": "2026-03-04T23:30:00Z", "end": "2026-03-05T00:30:00Z", "duration": 3600, "description": None,
+            "task_id": None, "project_id": "p1", "organization_id": "o1", "user_id": "u1", "tags": [], "billable": False}]}),
+        BERLIN,
+        [("solidtime:u1:00aa-1", "u1", "2026-03-05", "p1", 1.0, "")],
+    ),
+    (
+        "timewarrior",
+        json.dumps([{"id": 2, "start": "20261025T003000Z", "end": "20261025T013000Z", "tags": ["foo"], "annotation": "clocks change"},
+                    {"id": 1, "start": "20261026T080000Z", "tags": ["foo"]}]),
+        (*BERLIN, *USER),
+        [("timewarrior:jane@x.example:2026-10-25T02:30:00+02:00", "jane@x.example", "2026-10-25", "foo", 1.0, "clocks change")],
+    ),
+    (
+        "watson",
+        json.dumps([{"id": "a96fcde8", "project": "hubble", "start": "2026-04-17T09:15:00+02:00", "stop": "2026-04-17T09:43:00+02:00", "tags": ["lens"]},
+                    {"id": "current", "project": "hubble", "start": "2026-04-17T10:00:00+02:00", "stop": "2026-04-17T10:01:00+02:00", "tags": []}]),
+        USER,
+        [("watson:jane@x.example:a96fcde8", "jane@x.example", "2026-04-17", "hubble", 0.4667, "")],
+    ),
+    (
+        "watson-csv",
+        'id,start,stop,project,tags\na96fcde,2026-04-17 09:15,2026-04-17 09:45,hubble,"lens, camera"\n',
+        USER,
+        [("watson:jane@x.example:2026-04-17T09:15:00", "jane@x.example", "2026-04-17", "hubble", 0.5, "")],
+    ),
+    (
+        "timetrap",
+        json.dumps([{"sheet": "web", "end": "2026-10-03 14:07:00 +0200", "start": "2026-10-03 12:07:00 +0200", "note": "n", "id": 1}]),
+        USER,
+        [("timetrap:jane@x.example:1", "jane@x.example", "2026-10-03", "web", 2.0, "n")],
+    ),
+    (
+        "timetrap-csv",
+        "start,end,note,sheet\n2026-10-03 12:07:00 +0200,2026-10-03 13:07:00 +0200,n,web\n",
+        USER,
+        [("timetrap:jane@x.example:2026-10-03T12:07:00+02:00", "jane@x.example", "2026-10-03", "web", 1.0, "n")],
+    ),
+    (
+        "orgclock",
+        "task,parents,category,start,end,effort,ishabit,tags\nExample,,Cat,2026-01-01 08:00,2026-01-01 09:30,1:00,,ex1:ex2\n",
+        USER,
+        [("orgclock:jane@x.example:2026-01-01T08:00:00", "jane@x.example", "2026-01-01", "Cat", 1.5, "Example")],
+    ),
+    (
+        "tempo",
+        json.dumps({"results": [{"tempoWorklogId": 126, "issue": {"id": 10005}, "timeSpentSeconds": 3600, "startDate": "2026-02-06",
+            "startTime": "20:06:00", "description": "d", "author": {"accountId": "acc"}}], "metadata": {"count": 1}}),
+        (),
+        [("tempo:acc:126", "acc", "2026-02-06", "10005", 1.0, "d")],
+    ),
+    (
+        "tempo-csv",
+        '"Issue Key","Issue summary","Hours","Work date","Username","Work Description"\nAB-1,s,"1.5",2026-02-06,jane,d\n',
+        (),
+        [(f"tempo:jane:{hashed(('2026-02-06', 'AB-1', 'd', 'AB-1'), 5400)}", "jane", "2026-02-06", "AB-1", 1.5, "d")],
+    ),
+    (
+        "generic",
+        "date;user_id;project;hours;description;external_id\n2026-11-20;jane;Web;7,5;d;my-1\n",
+        (),
+        [("my-1", "jane", "2026-11-20", "Web", 7.5, "d")],
+    ),
+    (
+        "generic-json",
+        json.dumps([{"date": "2026-11-20", "user_id": "jane", "project": "Web", "hours": 7.5, "external_id": "my-2"}]),
+        (),
+        [("my-2", "jane", "2026-11-20", "Web", 7.5, "")],
+    ),
+    (
+        "mapped",
+        "Who,Day,Job,Std\njane,2026-11-20,Web,1:30\n",
+        ("--map", "user_id=Who,date=Day,project=Job,hours=Std"),
+        [(f"generic:jane:{hashed(('2026-11-20', 'Web', None), 5400)}", "jane", "2026-11-20", "Web", 1.5, "")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "entries"), [pytest.param(*rest, id=name) for name, *rest in FORMATS])
+def test_export_becomes_exactly_these_entries(tmp_path, text, options, entries):
+    """A small export of each tracker, with its traps, and what `--print` makes of it."""
+    done = sync_print(tmp_path, text, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    fields = ("external_id", "user_id", "date", "project", "hours", "description")
+    assert [tuple(json.loads(line)[field] for field in fields) for line in done.stdout.splitlines()] == entries
+
+
+def test_every_format_has_an_export_in_the_table():
+    """A format that is added is tried on an export."""
+    assert {form.name for form in sync.FORMATS} <= {name for name, *_ in FORMATS} | {"toggl"}
+
+
+ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00,\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "status", "sentence"),
+    [
+        pytest.param("a,b\n1,2\n", (), 66, "no known format. Its columns are: a, b. Nearest is", id="unknown-header"),
+        pytest.param(TOGGL.replace("Duration", "Length"), (), 66, "Nearest is toggl, which also has: Duration", id="nearly-toggl"),
+        pytest.param("", (), 66, "no known format", id="empty"),
+        pytest.param("{", (), 66, "begins like JSON and is none", id="broken-json"),
+        pytest.param(b"caf\xe9,x\n", (), 66, "not UTF-8", id="latin-1"),
+        pytest.param(TOGGL + ROW.format("03/04/2026", "03/04/2026"), (), 64, "can be read two ways", id="ambiguous-date"),
+        pytest.param(FORMATS[2][1], (), 64, "Add --tz, for example --tz Europe/Berlin", id="utc-without-a-zone"),
+        pytest.param("x", ("--format", "nonsense"), 64, "There is no csv format nonsense", id="unknown-format"),
+        pytest.param("x", ("--tz", "Mars/Base"), 64, "Mars/Base is no time zone", id="unknown-zone"),
+        pytest.param("x", ("--snapshot", "2026-11-30..2026-11-01"), 64, "must be two days in order", id="snapshot-backwards"),
+        pytest.param("x", ("--map", "who=Name"), 64, "must be ROLE=COLUMN", id="unknown-role"),
+        pytest.param("x", ("--since", "soon"), 64, "soon is no number of days", id="since"),
+    ],
+)
+def test_input_that_is_refused(tmp_path, text, options, status, sentence):
+    """Nothing is guessed: the sentence says what was found, and what to do."""
+    done = sync_print(tmp_path, text, *options)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        pytest.param({7: "2026-02-30"}, "'2026-02-30' is not a date when read as YMD", id="date"),
+        pytest.param({8: "25:00"}, "is not a time of day", id="time"),
+        pytest.param({3: "-"}, "names no project; --project NAME does", id="project"),
+        pytest.param({0: "", 1: ""}, "does not say whose it is; --user EMAIL does", id="user"),
+        pytest.param({10: "noon", 11: "long"}, "'noon' is not a time of day", id="duration"),
+        pytest.param({9: "2026-11-01", 11: ""}, "ends before it starts", id="backwards"),
+    ],
+)
+def test_row_that_cannot_be_read_is_a_reject(tmp_path, cells, reason):
+    """It is reported with its line and what is wrong, and stops no other row."""
+    good = ROW.format("2026-11-02", "2026-11-02").strip().split(",")
+    bad = ",".join(cells.get(place, cell) for place, cell in enumerate(good))
+    done = sync_print(tmp_path, TOGGL + bad + "\n" + ",".join(good) + "\n")
+    assert (done.returncode, len(done.stdout.splitlines())) == (65, 1)
+    assert done.stderr.startswith("line 2: ") and reason in done.stderr
+
+
+def pythons():
+    """The oldest and the newest Python from 3.9 on that this machine has, beside the one that runs the tests."""
+    places = [*os.environ["PATH"].split(os.pathsep), *map(str, pathlib.Path("~/.pyenv/versions").expanduser().glob("3.*/bin"))]
+    found = {}
+    for place in places:
+        for path in pathlib.Path(place).glob("python3.*"):
+            runs = re.fullmatch(r"python3\.(9|1\d)", path.name) and subprocess.run([path, "-c", ""], capture_output=True, check=False)
+            if runs and runs.returncode == 0:
+                found.setdefault(int(path.name.partition(".")[2]), str(path))
+    return sorted(found.items())
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["oldest", "newest"])
+def test_sync_runs_on_the_oldest_and_newest_python(tmp_path, which):
+    """The cron job runs unchanged wherever there is a Python from 3.9 on."""
+    minor, python = (pythons() or [(sys.version_info.minor, sys.executable)])[which]
+    if minor == sys.version_info.minor:
+        pytest.skip("no other Python is here")
+    for text, options, entries in (FORMATS[0][1:4], FORMATS[2][1:4], FORMATS[15][1:4]):
+        done = sync_print(tmp_path, text, *options, python=python)
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", len(entries))
+
+
+# ---- sync.py against the real API: once and only once ----
+
+
+class Relay(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to the API, but for what the script says; what it says is used up front to back."""
+
+    def do_GET(self):
+        """Pass on, or act up."""
+        server = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = server.script.pop(0) if server.script else None
+        server.asked.append(self.path)
+        if fault is None or fault.endswith("after commit"):
+            headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if self.headers[name]}
+            connection = http.client.HTTPConnection("127.0.0.1", server.target)
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            status, sent, headers = answer.status, answer.read(), {"Link": answer.headers["Link"] or ""}
+            connection.close()
+        if fault is not None:
+            status, sent, headers = {
+                "500 after commit": (500, b"{}", {}),
+                "cut after commit": (200, b'{"created', {"Content-Length": "5000"}),
+                "503": (503, b"{}", {"Retry-After": "3"}),
+                "429": (429, b"{}", {"Retry-After": "2"}),
+                "429 by date": (429, b"{}", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
+                "html": (200, b"<html>", {}),
+                "404": (404, b'{"detail": "There is nothing at this address."}', {}),
+                "redirect": (307, b"", {"Location": f"http://127.0.0.1:{server.elsewhere}/stolen"}),
+            }[fault]
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(sent)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(sent)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def serving(handler, **facts):
+    """A small HTTP server on a free port, in a thread."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    vars(server).update(facts)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+class World:
+    """A tenant, a served API and a relay before it; runs of sync.py, in process with a sleep that only notes the time."""
+
+    def __init__(self, tenant, server, relay, folder, monkeypatch, capsys):
+        self.tenant, self.server, self.relay, self.folder, self.capsys = tenant, server, relay, folder, capsys
+        self.slept, self.file, self.said = [], folder / "toggl.csv", ""
+        self.env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "AUTH0_CLIENT_ID": demo.CLIENT_ID}
+        self.env |= {"AUTH0_CLIENT_SECRET": demo.CLIENT_SECRET, "TIMESHEETS_URL": f"http://127.0.0.1:{relay.server_port}"}
+        monkeypatch.setattr(sync, "sleep", self.slept.append)
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
+
+    def sync(self, *options):
+        """Run the cron job on the file -> (exit status, what it said)."""
+        status = sync.main(["--state-dir", str(self.folder / "state"), *options, str(self.file)])
+        out, err = self.capsys.readouterr()
+        self.said += out + err
+        return status, out + err
+
+    def write(self, *days, hours=1):
+        """An export of Jane's, an entry a day of November 2026."""
+        lines = [f"Jane,jane@x.example,Big,Web,,d,Yes,{d},09:00:00,{d},{9 + hours:02}:00:00,," for d in map(november, days)]
+        self.file.write_text(TOGGL + "".join(line + "\n" for line in lines))
+
+    def table(self):
+        """What the database holds of each entry, whatever its id."""
+        with contextlib.closing(sqlite3.connect(self.folder / "timesheets.db")) as db:
+            return db.execute("SELECT external_id, seconds, voided, approved FROM entry ORDER BY external_id").fetchall()
+
+
+def november(day):
+    """A day of November 2026, or of the months before for days below 1."""
+    return (datetime(2026, 11, 1) + timedelta(days=day - 1)).date().isoformat()
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, capsys):
+    """All that sync.py meets, freshly made."""
+    with demo.Tenant(audience=AUDIENCE) as tenant, Server(tenant, tmp_path) as server:
+        with serving(Relay, target=server.port, script=[], asked=[], elsewhere=0) as relay:
+            yield World(tenant, server, relay, tmp_path, monkeypatch, capsys)
+
+
+def test_main_job_once_and_only_once(world):
+    """Created; the same again unchanged, in silence and without a new token; corrected: one updated."""
+    world.write(2, 3, 4)
+    assert world.sync() == (0, "3 rows: 3 created\n")
+    before = world.table()
+    assert world.sync() == (0, "")
+    assert world.table() == before
+    world.write(2, 3, 4, hours=2)
+    assert world.sync() == (0, "3 rows: 3 updated\n")
+    assert world.tenant.requests["/oauth/token"] == 1
+    assert [seconds for _, seconds, *_ in world.table()] == [7_200] * 3
+
+
+def test_dry_run_says_and_stores_nothing(world):
+    """What the API would do, without its doing it."""
+    world.write(2, 3)
+    assert world.sync("--dry-run") == (0, "dry run: 2 rows: 2 created\n")
+    assert world.table() == []
+
+
+def test_snapshot_voids_what_is_gone_upstream(world):
+    """Only in its days, only people of the input; what is approved stays and is reported."""
+    world.write(1, 2, 3, 4)
+    world.sync()
+    boss = world.tenant.person("boss@example.com", "approve:timesheets")
+    assert world.server.request("PUT", "/approvals/1", boss)[0] == 200
+    world.write(4)
+    status, said = world.sync("--snapshot", "2026-11-01..2026-11-02")
+    assert status == 0 and "1 deleted, " in said.replace("1 unchanged, 1 deleted", "1 deleted, ")
+    assert "2026-11-01 is gone upstream but approved, so it stays" in said
+    assert [(voided, approved) for *_, voided, approved in world.table()] == [(0, 1), (1, 0), (0, 0), (0, 0)]
+    world.write(1, 2, 3, 4)
+    assert world.sync()[1] == "4 rows: 1 updated, 3 unchanged\n"
+
+
+@pytest.mark.parametrize(
+    ("left", "options", "status", "says", "voided"),
+    [
+        pytest.param(range(-60, 30), (), 0, "10 deleted", 10, id="10-of-100"),
+        pytest.param(range(-59, 30), (), 64, "11 of 100 entries are gone upstream, more than --max-delete 10.", 0, id="11-of-100"),
+        pytest.param(range(-59, 30), ("--max-delete", "11"), 0, "11 deleted", 11, id="11-permitted"),
+        pytest.param([], (), 66, "The input is empty", 0, id="all-gone"),
+    ],
+)
+def test_snapshot_is_guarded(world, left, options, status, says, voided):
+    """A truncated export must not void a month of work."""
+    world.write(*range(-70, 30))
+    world.sync()
+    world.write(*left)
+    found, said = world.sync("--snapshot", f"{november(-70)}..{november(29)}", *options)
+    assert found == status and says in said
+    assert sum(entry[2] for entry in world.table()) == voided
+
+
+def test_snapshot_with_unreadable_rows_voids_nothing(world):
+    """The row that cannot be read may be the one that seems to be gone."""
+    world.write(2, 3)
+    world.sync()
+    world.write(2)
+    with world.file.open("a") as file:
+        file.write("Jane,jane@x.example,Big,Web,,d,Yes,2026-11-03,nine,2026-11-03,ten,,\n")
+    status, said = world.sync("--snapshot", "2026-11-01..2026-11-30")
+    assert status == 65 and "so nothing is voided" in said
+    assert [entry[2] for entry in world.table()] == [0, 0]
+
+
+def test_mended_rejects_feed_back_under_the_same_keys(world):
+    """A row that was refused is mended in the file of rejects, and comes in as if it had been right at once."""
+    world.write(2, 3)
+    good = world.file.read_text()
+    world.file.write_text(good.replace("2026-11-03,10:00:00", "2026-11-02,10:00:00"))
+    rejects = world.folder / "rejects.jsonl"
+    assert world.sync("--rejects", str(rejects))[0] == 65
+    (reject,) = map(json.loads, rejects.read_text().splitlines())
+    assert (reject["line"], reject["row"]["Start date"]) == (3, "2026-11-03") and "ends before" in reject["errors"][0]["detail"]
+    reject["row"]["End date"] = "2026-11-03"
+    world.file.write_text(json.dumps(reject) + "\n")
+    assert world.sync()[1] == "1 rows: 1 created\n"
+    world.file.write_text(good)
+    assert world.sync() == (0, "")
+
+
+def test_rows_that_the_api_refuses_are_rejects_with_their_line(world):
+    """The API's reasons reach the contractor, by line."""
+    world.write(2, 3, hours=10)
+    world.file.write_text(world.file.read_text().replace("2026-11-03,09", "1999-11-03,09").replace("2026-11-03,19", "1999-11-03,19"))
+    status, said = world.sync()
+    assert (status, said) == (65, "line 3: date must be from 2000-01-01 to tomorrow\n2 rows: 1 created, 1 rejected\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "slept"),
+    [
+        pytest.param(["429"], [2], id="429-then-fine"),
+        pytest.param(["503", "429"], [3, 2], id="503-429-then-fine"),
+        pytest.param(["429 by date"], [0], id="retry-after-date"),
+        pytest.param(["500 after commit"], [None], id="500-after-commit"),
+        pytest.param(["cut after commit"], [None], id="answer-cut-off-after-commit"),
+    ],
+)
+def test_trouble_that_passes_doubles_nothing(world, script, slept):
+    """Retries wait as long as they are told, and the API knows what it has."""
+    world.write(2, 3)
+    world.relay.script[:] = script
+    assert world.sync()[0] == 0
+    assert [wait if asked is not None else None for wait, asked in zip(world.slept, slept, strict=True)] == slept
+    assert len(world.table()) == 2 and all(1 <= wait <= 60 for wait, asked in zip(world.slept, slept) if asked is None)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "says"),
+    [
+        pytest.param(["503"] * 9, 75, "The Timesheets API answered 503. Nothing is lost: run again later", id="503"),
+        pytest.param(["html"], 75, "no JSON; is TIMESHEETS_URL right?", id="html"),
+        pytest.param(["404"], 78, "The API answered 404: There is nothing at this address.", id="404"),
+        pytest.param(["redirect"], 75, "no JSON", id="redirect"),
+    ],
+)
+def test_trouble_with_the_api_that_stays(world, script, status, says):
+    """An exit status that cron can act on, a sentence that a person can, and nothing sent elsewhere."""
+    world.write(2)
+    with serving(Relay, target=0, script=["404"] * 9, asked=[], elsewhere=0) as elsewhere:
+        world.relay.elsewhere, world.relay.script[:] = elsewhere.server_port, script
+        found, said = world.sync()
+        assert (found, elsewhere.asked) == (status, []) and says in said
+
+
+def test_api_that_is_away(world):
+    """Nobody listens: five tries, then 75."""
+    world.write(2)
+    world.server.process.terminate()
+    world.relay.shutdown()
+    world.relay.server_close()
+    status, said = world.sync()
+    assert (status, len(world.slept)) == (75, 4) and "cannot be reached" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        pytest.param({"secret": "wrong"}, 77, "does not accept AUTH0_CLIENT_ID with its secret", id="401"),
+        pytest.param({"scope": None}, 77, "may not ask for tokens", id="no-grant"),
+        pytest.param({"scope": "read:timesheets"}, 77, "does not permit uploads. Add batch:upload", id="no-scope"),
+        pytest.param({"AUTH0_AUDIENCE": "https://other/"}, 77, "no API with the identifier https://other/", id="unknown-api"),
+        pytest.param({"fault": "500"}, 75, "The token endpoint answered 500", id="500"),
+        pytest.param({"fault": "html"}, 77, "and no JSON; is AUTH0_DOMAIN right?", id="html"),
+        pytest.param({"fault": "empty"}, 77, "without a bearer token", id="empty"),
+        pytest.param({"fault": "redirect"}, 77, "The issuer refused a token (302)", id="redirect"),
+        pytest.param({"fault": "reset"}, 75, "cannot be reached", id="reset"),
+        pytest.param({"AUTH0_CLIENT_SECRET": ""}, 78, "Missing: AUTH0_CLIENT_SECRET.", id="missing"),
+        pytest.param({"AUTH0_DOMAIN": "http://tenant.example/"}, 78, "AUTH0_DOMAIN must start with https://", id="http"),
+        pytest.param({"TIMESHEETS_URL": "http://api.example/"}, 78, "TIMESHEETS_URL must start with https://", id="http-api"),
+    ],
+)
+def test_no_token_no_upload(world, monkeypatch, change, status, says):
+    """Whatever keeps the job from a token is a sentence that says what to do, and nothing is uploaded."""
+    world.write(2)
+    for name, value in change.items():
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+    secret, scope = change.get("secret", demo.CLIENT_SECRET), change.get("scope", "batch:upload")
+    world.tenant.clients[demo.CLIENT_ID] = (secret, scope)
+    if "fault" in change:
+        world.tenant.fail("/oauth/token", change["fault"])
+    found, said = world.sync()
+    assert found == status and says in said, said
+    assert world.relay.asked == [] and demo.CLIENT_SECRET not in world.said
+
+
+def test_token_that_the_api_refuses_is_fetched_once_more(world):
+    """A cached token that died early, as after a rotation, is dropped; the second refusal ends the run."""
+    world.write(2)
+    world.sync()
+    world.tenant.rotate(keep=False)
+    world.server.kill()
+    with Server(world.tenant, world.folder) as again:
+        world.relay.target = again.port
+        world.write(2, 3)
+        assert world.sync() == (0, "2 rows: 1 created, 1 unchanged\n")
+    assert world.tenant.requests["/oauth/token"] == 2
+
+
+@pytest.mark.parametrize("spoil", ["readable", "corrupt", "expired"])
+def test_token_cache_is_private_and_expendable(world, spoil):
+    """The cache is 0600 in a 0700 folder; one that others could read, or that is broken, is replaced."""
+    world.write(2)
+    world.sync()
+    (cache,) = (world.folder / "state").glob("token-*.json")
+    assert (cache.stat().st_mode & 0o777, cache.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    if spoil == "readable":
+        cache.chmod(0o644)
+    elif spoil == "corrupt":
+        cache.write_text("{")
+    else:
+        cache.write_text(json.dumps(json.loads(cache.read_text()) | {"expires": time.time() + 59}))
+    status, said = world.sync()
+    assert (status, world.tenant.requests["/oauth/token"], cache.stat().st_mode & 0o777) == (0, 2, 0o600)
+    assert (str(cache) in said) == (spoil != "expired")
+
+
+def test_env_file_that_others_can_read_is_refused(world, monkeypatch):
+    """A secret in a readable file is everybody's; in a private one it serves, and the environment wins."""
+    world.write(2)
+    file = world.folder / "sync.env"
+    file.write_text("".join(f"{name}={value}\n" for name, value in world.env.items()) + "# comment\n")
+    for name in world.env:
+        monkeypatch.delenv(name)
+    file.chmod(0o640)
+    status, said = world.sync("--env-file", str(file))
+    assert status == 78 and f"chmod 600 {file}" in said
+    file.chmod(0o600)
+    assert world.sync("--env-file", str(file)) == (0, "1 rows: 1 created\n")
+    monkeypatch.setenv("TIMESHEETS_URL", "http://127.0.0.1:9")
+    assert world.sync("--env-file", str(file))[0] == 75
+
+
+def test_second_run_at_once_leaves(world):
+    """One does the work, the other leaves with 75; a lock whose holder died is free."""
+    world.write(2)
+    (world.folder / "state").mkdir(mode=0o700)
+    with sync.only_one(str(world.folder / "state")):
+        status, said = world.sync()
+        assert status == 75 and "Another run is under way" in said
+    assert world.sync()[0] == 0
+
+
+def test_state_folder_that_cannot_be_written(world):
+    """A sentence that names the folder and the way out."""
+    world.write(2)
+    (world.folder / "state").write_text("a file")
+    status, said = world.sync()
+    assert status == 78 and "--state-dir DIR names another place" in said
+
+
+def test_url_source_is_read_page_by_page(world, monkeypatch):
+    """{from} and {to} are filled in, the authorization goes along, pages are followed to their end and in no circle."""
+    tracked = []
+
+    class Tracker(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            tracked.append((self.path, self.headers["Authorization"]))
+            page = len(tracked)
+            entry = TOGGL_API | {"id": page, "start": "2026-11-02T09:00:00Z", "duration": 3600, "description": ""}
+            body = json.dumps([entry]).encode()
+            self.send_response(402 if page == 1 else 200)
+            self.send_header("Content-Length", str(len(body)))
+            if page < 4:
+                self.send_header("Link", f'</page/{page}>; rel="next"')
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("SOURCE_AUTHORIZATION", "Basic dG9rZW46YXBpX3Rva2Vu")
+    with serving(Tracker) as tracker:
+        world.file = f"http://127.0.0.1:{tracker.server_port}/entries?start={{from}}&end={{to}}"
+        assert world.sync("--tz", "Europe/Berlin", "--since", "3d")[1] == "3 rows: 3 created\n"
+    assert [authorization for _, authorization in tracked] == ["Basic dG9rZW46YXBpX3Rva2Vu"] * 4
+    assert re.fullmatch(r"/entries\?start=\d{4}-\d\d-\d\d&end=\d{4}-\d\d-\d\d", tracked[0][0])
+    assert [path for path, _ in tracked[2:]] == ["/page/2", "/page/3"]
+
+
+def sync_process(world, *options):
+    """The cron job as cron starts it."""
+    command = [sys.executable, HERE / "sync.py", "--state-dir", world.folder / "state", *options, world.file]
+    return subprocess.Popen(command, env={"PATH": os.environ["PATH"], **world.env}, stderr=subprocess.PIPE, text=True)
+
+
+def big_export(world, rows):
+    """An export that takes several uploads."""
+    start = datetime(2020, 1, 1)
+    days = ((start + timedelta(days=n // 8)).date().isoformat() for n in range(rows))
+    lines = [f"Jane,jane@x.example,Big,Web,,d,Yes,{d},{8 + n % 8:02}:00:00,{d},{9 + n % 8:02}:00:00,,\n" for n, d in enumerate(days)]
+    world.file.write_text(TOGGL + "".join(lines))
+
+
+def crash(world, rows, after):
+    """SIGKILL the API when `after` rows are stored, start it again, and run the job again -> the table."""
+    job = sync_process(world)
+    while len(world.table()) < after and job.poll() is None:
+        pass
+    world.server.kill()
+    job.kill()
+    job.communicate(timeout=20)
+    answered = {external_id for external_id, *_ in world.table()}
+    with Server(world.tenant, world.folder) as again:
+        world.server, world.relay.target = again, again.port
+        assert world.sync()[0] == 0
+    table = world.table()
+    assert answered <= {external_id for external_id, *_ in table} and len(table) == rows
+    with contextlib.closing(sqlite3.connect(world.folder / "timesheets.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    return table
+
+
+@pytest.mark.parametrize("after", [1, 2_001])
+def test_killed_in_the_middle_then_run_again(world, after):
+    """kill -9 of the API and of the job while they upload; the next run leaves exactly the right rows."""
+    big_export(world, 4_500)
+    table = crash(world, 4_500, after)
+    assert sync.main(["--state-dir", str(world.folder / "state"), "--print", str(world.file)]) == 0
+    printed = [json.loads(line) for line in world.capsys.readouterr().out.splitlines()]
+    assert table == sorted((row["external_id"], 3_600, 0, 0) for row in printed)
+
+
+def test_no_secret_and_no_token_is_ever_said_or_seen(world):
+    """Not in the output with -v, not in the process list, not in the API's log; only in the private cache."""
+    big_export(world, 3_000)
+    job = sync_process(world, "-v")
+    seen = pathlib.Path(f"/proc/{job.pid}/cmdline").read_bytes() if sys.platform == "linux" else b""
+    _, said = job.communicate(timeout=60)
+    token = json.loads(next((world.folder / "state").glob("token-*.json")).read_text())["token"]
+    assert job.returncode == 0 and "token ok" in said and "3000 created" in said
+    for place in (said, seen.decode(), world.server.log.read_text()):
+        assert demo.CLIENT_SECRET not in place and token.rpartition(".")[2] not in place
+
+
+# ---- demo.py and the documents ----
+
+
+def test_demo_shows_the_whole_job():
+    """The walk ends well and shows each stage's counts."""
+    done = run("demo.py", "--exit")
+    assert (done.returncode, done.stderr) == (0, "")
+    stages = re.findall(r"rows: (.*)", done.stdout)
+    assert stages == ["10 created, 1 rejected", "10 unchanged, 1 rejected", "1 updated, 9 unchanged, 1 rejected", "9 unchanged, 1 deleted"]
+    assert "line 12: " in done.stdout and "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "error"),
+    [
+        pytest.param({}, 200, None, id="granted"),
+        pytest.param({"client_secret": "wrong"}, 401, "access_denied", id="wrong-secret"),
+        pytest.param({"audience": "https://other/"}, 403, "access_denied", id="unknown-api"),
+        pytest.param({"grant_type": "password"}, 403, "unauthorized_client", id="grant-off"),
+        pytest.param({"audience": None}, 200, None, id="opaque-without-audience"),
+    ],
+)
+def test_stand_in_tenant_answers_as_auth0_does(tenant, form, status, error):
+    """The demo's tenant is only worth something if it answers like the real one."""
+    usual = {"grant_type": "client_credentials", "client_id": demo.CLIENT_ID, "client_secret": demo.CLIENT_SECRET, "audience": AUDIENCE}
+    found, answer = tenant.grant({name: value for name, value in {**usual, **form}.items() if value is not None})
+    assert (found, answer.get("error")) == (status, error)
+    assert error or answer["access_token"].count(".") == (2 if form != {"audience": None} else 0)
+
+
+def test_documents_name_what_there_is():
+    """README and crontab speak of the settings, options and functions that the programs have."""
+    readme, crontab = (HERE / "README.md").read_text(), (HERE / "crontab.example").read_text()
+    variables = {field.metadata["variable"] for field in dataclasses.fields(timesheets.Settings)}
+    assert {name for name in re.findall(r"^\| `([A-Z0-9_]+)`", readme, re.MULTILINE)} == variables
+    options = set(re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout))
+    assert set(re.findall(r"^\| `(--[a-z-]+)", readme, re.MULTILINE)) == options - {"--help"}
+    assert inspect.getsource(timesheets.requires) in readme
+    assert readme.count("\n") <= 300
+    assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= options
+    for line in crontab.splitlines():
+        assert not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line), line
+        assert line.startswith("#") or not re.search(r"(?<!\\)%", line)
