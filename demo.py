@@ -208,6 +208,7 @@ WORK = [  # who, day of November 2026, start, end, project; the 31st is the row 
     *(("Omar", day, "13:00", "17:15", "Website") for day in (16, 17)),
     ("Omar", 31, "09:00", "17:00", "Website"),
 ]
+SNAPSHOT = ("--snapshot", "2026-11-16..2026-11-22")
 
 
 def export(work):
@@ -246,14 +247,13 @@ def start_api(tenant, folder, stack):
     return url
 
 
-def sync(env, *arguments):
+def sync(env, folder, *arguments):
     """Run the cron job as cron would, and show what it says."""
     print("  $ python sync.py", *arguments, flush=True)
-    done = subprocess.run([sys.executable, str(HERE / "sync.py"), *arguments], env=env, capture_output=True, text=True)
-    print(
-        "".join(f"    {line}\n" for line in (done.stdout + done.stderr).splitlines())
-        + f"    (exit status {done.returncode})"
-    )
+    command = [sys.executable, str(HERE / "sync.py"), *arguments]
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+    for line in [*(done.stdout + done.stderr).splitlines(), f"exit status {done.returncode}"]:
+        print("   ", line)
 
 
 def ask(url, token, path, method="GET"):
@@ -267,35 +267,30 @@ def walk(tenant, folder, stack):
     """Every step of the main job."""
     say("The tenant is up.", f"It signs tokens as {tenant.url} and publishes its public keys there.")
     url = start_api(tenant, folder, stack)
-    env = {
-        "PATH": os.environ.get("PATH", ""),
-        "AUTH0_DOMAIN": tenant.url,
-        "AUTH0_AUDIENCE": AUDIENCE,
-        "TIMESHEETS_URL": url,
-    }
+    env = {"PATH": os.environ.get("PATH", ""), "XDG_STATE_HOME": str(folder), "TIMESHEETS_URL": url}
+    env |= {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE}
     env |= {"AUTH0_CLIENT_ID": CLIENT_ID, "AUTH0_CLIENT_SECRET": CLIENT_SECRET}
-    file = folder / "toggl.csv"
-    run = ("-v", "--state-dir", str(folder / "state"), str(file))
-    say("1. The cron job uploads a Toggl export; one of its rows cannot be right.")
-    file.write_text(export(WORK), encoding="utf-8")
-    sync(env, *run)
-    say("2. The same again: nothing is doubled, and the token of the first run still serves.")
-    sync(env, *run)
-    say("3. Jane corrects an hour in Toggl.")
-    file.write_text(export([("Jane", 16, "09:00", "17:30", "StoreZero"), *WORK[1:]]), encoding="utf-8")
-    sync(env, *run)
-    say("4. A manager approves an entry; that takes a person's token with another scope.")
+    corrected, mended = ("Jane", 16, "09:00", "17:30", "StoreZero"), ("Omar", 19, "09:00", "17:00", "Website")
+    for title, work, options in (
+        ("1. The cron job gets a token and uploads a Toggl export; one of its rows cannot be right.", WORK, ()),
+        ("2. The same again: nothing is doubled, and the first run's token still serves.", WORK, ()),
+        ("3. Jane corrects an hour in Toggl.", [corrected, *WORK[1:]], ()),
+        ("4. Omar mends the bad row and deletes another.", [corrected, *WORK[1:-2], mended], SNAPSHOT),
+    ):
+        (folder / "toggl.csv").write_text(export(work), encoding="utf-8")
+        say(title)
+        sync(env, folder, "-v", *options, "toggl.csv")
+    say("5. A manager approves an entry. That takes a person's token, with another scope.")
     manager = tenant.person("manager@exampleco.com", "read:timesheets approve:timesheets")
-    entry = ask(url, manager, "/approvals?limit=1")[0]
-    print(" ", ask(url, manager, f"/approvals/{entry['id']}", "PUT"))
-    say("5. The weekly report.")
-    for week in ask(url, manager, "/reports/weekly?by=user,project"):
-        print(
-            f"  {week['week']}  {week['user_id']:25} {week['project']:10} {week['hours']:6.2f} h  "
-            + "█" * round(week["hours"])
-        )
+    entry = ask(url, manager, f"/approvals/{ask(url, manager, '/approvals?limit=1')[0]['id']}", "PUT")
+    print("  approved:", *(entry[name] for name in ("user_id", "date", "project", "hours")), "h")
+    say("6. The weekly report.")
+    for week in ask(url, manager, "/reports/weekly"):
+        line = f"  {week['week']}  {week['user_id']:25} {week['project']:10} {week['hours']:6.2f} h  "
+        print(line + "\u2588" * round(week["hours"]))
     jane = tenant.person("jane@contractor.example", "read:timesheets create:timesheets delete:timesheets")
-    say("Try it yourself:", f"curl -H 'Authorization: Bearer {jane}' {url}/timesheets", f"curl {url}/health")
+    say("Try it yourself, as Jane:", f"TOKEN={jane}", f'curl -H "Authorization: Bearer $TOKEN" {url}/timesheets')
+    print(f"  curl {url}/health         or in a browser: {url}")
 
 
 def main():

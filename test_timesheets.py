@@ -2377,18 +2377,18 @@ def test_snapshot_voids_what_is_gone_upstream(world):
 @pytest.mark.parametrize(
     ("left", "options", "status", "says", "voided"),
     [
-        pytest.param(range(-60, 30), (), 0, "10 deleted", 10, id="10-of-100"),
-        pytest.param(range(-59, 30), (), 64, "11 of 100 entries are gone upstream, more than --max-delete 10.", 0, id="11-of-100"),
-        pytest.param(range(-59, 30), ("--max-delete", "11"), 0, "11 deleted", 11, id="11-permitted"),
+        pytest.param(range(-70, 20), (), 0, "10 deleted", 10, id="10-of-100"),
+        pytest.param(range(-69, 20), (), 64, "11 of 100 entries are gone upstream, more than --max-delete 10.", 0, id="11-of-100"),
+        pytest.param(range(-69, 20), ("--max-delete", "11"), 0, "11 deleted", 11, id="11-permitted"),
         pytest.param([], (), 66, "The input is empty", 0, id="all-gone"),
     ],
 )
 def test_snapshot_is_guarded(world, left, options, status, says, voided):
     """A truncated export must not void a month of work."""
-    world.write(*range(-70, 30))
+    world.write(*range(-80, 20))
     world.sync()
     world.write(*left)
-    found, said = world.sync("--snapshot", f"{november(-70)}..{november(29)}", *options)
+    found, said = world.sync("--snapshot", f"{november(-80)}..{november(19)}", *options)
     assert found == status and says in said
     assert sum(entry[2] for entry in world.table()) == voided
 
@@ -2665,7 +2665,7 @@ def test_demo_shows_the_whole_job():
     done = run("demo.py", "--exit")
     assert (done.returncode, done.stderr) == (0, "")
     stages = re.findall(r"rows: (.*)", done.stdout)
-    assert stages == ["10 created, 1 rejected", "10 unchanged, 1 rejected", "1 updated, 9 unchanged, 1 rejected", "9 unchanged, 1 deleted"]
+    assert stages == ["10 created, 1 rejected", "10 unchanged, 1 rejected", "1 updated, 9 unchanged, 1 rejected", "1 created, 9 unchanged, 1 deleted"]
     assert "line 12: " in done.stdout and "Traceback" not in done.stdout
 
 
