@@ -74,6 +74,10 @@ class Stop(Exception):
         self.status = status
 
 
+class Unreadable(ValueError):
+    """Why a row is no entry: the column at fault, and what is wrong with it."""
+
+
 class Skip(Exception):
     """A row that is no finished work: counted, neither uploaded nor rejected."""
 
@@ -110,7 +114,7 @@ def read_date(text, order=None):
     try:
         return date(year, month, day).isoformat()
     except ValueError:
-        raise ValueError(f"{text!r} is not a date when read as {order}") from None
+        raise ValueError(f"{text!r} is no date when read as {order}") from None
 
 
 def prove_order(values):
@@ -181,7 +185,7 @@ def read_duration(written, unit):
             written = read_number(written)
         except ValueError:
             return None
-    if not unit or isinstance(written, bool) or not abs(written) < 1e9:
+    if not unit or isinstance(written, bool) or not abs(written) < 1e12:
         return None
     return round(written * UNITS[unit])
 
@@ -342,6 +346,19 @@ class Sheet:
                 return found
         return None
 
+    def column(self, role):
+        """The name of a role's column, as the input has it."""
+        place = self.places.get(role, [role])[0]
+        return self.names[place] if isinstance(place, int) else place
+
+    def read(self, record, role, reader, *more):
+        """A role's value through a reader, None where it is empty. :raise Unreadable: with the column's name."""
+        value = self.value(record, role)
+        try:
+            return None if value is None else reader(value if role == "duration" else str(value), *more)
+        except ValueError as fault:
+            raise Unreadable(self.column(role), str(fault)) from None
+
     def shown(self, record):
         """The record by column name, for the file of rejects."""
         return dict(zip(self.names, record)) if isinstance(record, list) else record
@@ -468,29 +485,26 @@ def read_rejects(text, options):
 
 
 def make_entry(sheet, record, options):
-    """(entry, key, whether the key is an id, whether it is gone upstream) of a record. :raise Skip: not finished, or no time at all. :raise ValueError: what is wrong."""
+    """A record as (entry, key, whether the key is the tracker's own id, whether the tracker deleted it).
+
+    :raise Skip: a timer that runs, or a row of no length. :raise Unreadable: the column at fault, and why.
+    """
     form, value = sheet.form, functools.partial(sheet.value, record)
     if form.running and str(reach(sheet.shown(record), form.running[0])) == str(form.running[1]):
         raise Skip
-    user = options.user or " ".join(str(part) for part in (value("user"), value("surname")) if part)
-    if not user:
-        raise ValueError("the row does not say whose it is; --user EMAIL does")
-    worked, day, start = worked_time(sheet, value, options)
-    if worked is None:
+    worked, day, start = worked_time(sheet, record, options)
+    if not worked:
         raise Skip
+    user = options.user or " ".join(str(part) for part in (value("user"), value("surname")) if part)
     project = options.project or value("project")
-    if not project:
-        raise ValueError("the row names no project; --project NAME does")
-    found = value("id")
-    if value("external_id"):
-        key = str(value("external_id"))
-    elif found is not None:
-        key = f"{form.source}:{user}:{found}"
-    elif start:
-        key = f"{form.source}:{user}:{start}"
-    else:
-        columns = (day, project, value("description"), *map(value, form.same))
-        key = f"{form.source}:{user}:{hashlib.sha256(repr((columns, worked)).encode()).hexdigest()[:24]}"
+    if not user or not project:
+        raise Unreadable("user" if project else "project", "is not in the row; --user EMAIL or --project NAME says it")
+    number, written = value("id"), value("description")
+    # The tracker's id is the best key; a start is the next best, because a correction keeps it. Without either, the
+    # row's own columns are the key, and a correction of them is another row (--snapshot voids the old one).
+    own = (day, project, written, *map(value, form.same))
+    hashed = hashlib.sha256(repr((own, worked)).encode()).hexdigest()[:24]
+    key = str(value("external_id") or f"{form.source}:{user}:{number if number is not None else start or hashed}")
     entry = {
         "external_id": key,
         "user_id": user,
@@ -498,49 +512,54 @@ def make_entry(sheet, record, options):
         "project": str(project),
         "hours": round(worked / 3600, 4),
     }
-    entry["description"] = SPACES.sub(" ", str(value("description") or "")).strip()
-    return entry, key, found is not None, value("gone") is not None
+    entry["description"] = SPACES.sub(" ", str(written or "")).strip()
+    return entry, key, number is not None, value("gone") is not None
 
 
-def worked_time(sheet, value, options):
-    """(seconds, calendar day, start instant or "") of a row; no seconds for a timer that runs or a row of no length."""
-    written = value("duration")
-    worked = None if written is None else read_duration(written, sheet.form.unit)
-    if worked is not None and worked < 0:
-        return None, "", ""
+def worked_time(sheet, record, options):
+    """(seconds, calendar day, start or "") of a record; no seconds for a timer that runs and a row of no length.
+
+    A duration that can be read counts; one that cannot (Excel makes `02:00:00 AM` of two hours) gives way to end minus
+    start.
+    """
+    read = functools.partial(sheet.read, record)
+    worked = read("duration", read_duration, sheet.form.unit)
     if "start" in sheet.places:
-        begin, finish = value("start"), value("end")
-        if begin is None or (finish is None and not worked):
-            return None, "", ""
-        start = read_moment(str(begin), options.zone)
-        day, instant = start.date().isoformat(), start.isoformat()
-        if worked is None or finish:
-            end = read_moment(str(finish), options.zone)
-            worked = elapsed(start, end, options.zone) if worked is None else worked
+        start, end = read("start", read_moment, options.zone), read("end", read_moment, options.zone)
+        if start is None:
+            raise Unreadable(sheet.column("start"), "is empty")
+        day = start.date().isoformat()
+        instant = (start.astimezone(timezone.utc) if start.tzinfo else start).isoformat()
     else:
-        day = read_date(str(value("date") or ""), options.order)
-        time_of_day = value("time")
-        instant = f"{day}T{read_time(time_of_day)}" if time_of_day else ""
-        if "end_time" in sheet.places and value("end_time") is None and not worked:
-            return None, "", ""
-        if worked is None and time_of_day:
-            worked = clock_time(day, instant, value, options)
-    if worked is None:
-        raise ValueError(f"the duration {written!r} cannot be read" if written else "the row says no duration")
-    return (worked or None), day, instant
+        day, clock_start = read("date", read_date, options.order), read("time", read_time)
+        if day is None:
+            raise Unreadable(sheet.column("date"), "is empty")
+        instant = f"{day}T{clock_start}" if clock_start else ""
+        start = datetime.fromisoformat(instant) if instant and worked is None else None
+        end = end_time(sheet, record, day, start, options)
+    if worked is None and start and end:
+        worked = elapsed(start, end, options.zone)
+        if worked < 0:
+            raise Unreadable(sheet.column("end" if "end" in sheet.places else "end_time"), "is before the start")
+    if worked is None and sheet.value(record, "duration") is not None:
+        raise Unreadable(
+            sheet.column("duration"), f"{sheet.value(record, 'duration')!r} is no duration, and no end says it"
+        )
+    return max(worked or 0, 0), day, instant
 
 
-def clock_time(day, instant, value, options):
-    """Seconds from the start to the end as the clock showed them; an end before the start is on the next day."""
-    last = value("end_date")
-    start = datetime.fromisoformat(instant)
-    end = datetime.fromisoformat(f"{read_date(last, options.order) if last else day}T{read_time(value('end_time'))}")
-    if end < start and not last:
-        end += timedelta(days=1)
-    worked = elapsed(start, end, options.zone)
-    if worked < 0:
-        raise ValueError("the row ends before it starts")
-    return worked
+def end_time(sheet, record, day, start, options):
+    """When a row with a start ended, by the clock; without a date, an end before the start is on the next day."""
+    if start is None:
+        return None
+    last, clock_end = (
+        sheet.read(record, "end_date", read_date, options.order),
+        sheet.read(record, "end_time", read_time),
+    )
+    if clock_end is None:
+        return None
+    end = datetime.fromisoformat(f"{last or day}T{clock_end}")
+    return end if last or end >= start else end + timedelta(days=1)
 
 
 # ---- HTTP: deadlines, retries, no redirects ----
@@ -865,9 +884,9 @@ class Run:
         except Skip:
             self.counts["skipped"] += 1
             return
-        except (ValueError, TypeError, OverflowError) as fault:
+        except Unreadable as fault:
             self.unreadable += 1
-            self.reject(sheet, line, record, 1, [{"field": "", "detail": str(fault)}])
+            self.reject(sheet, line, record, 1, [dict(zip(("field", "detail"), fault.args))])
             return
         if not has_id:
             self.seen[key] += 1
@@ -903,10 +922,8 @@ class Run:
         """Note a row that was not taken: where it stands, what it says, why."""
         self.counts["rejected"] += 1
         shown = sheet.shown(record)
-        why = "; ".join(f"{error['field']} {error['detail']}".strip() for error in errors)
-        log.error("line %s: %s", line, why)
-        if self.options.verbose:
-            log.info("    %s", json.dumps(shown, ensure_ascii=False))
+        log.error("line %s: %s", line, "; ".join(f"{error['field']} {error['detail']}" for error in errors))
+        log.info("    %s", ", ".join(str(value) for value in shown.values()))
         if self.options.rejects:
             kept = {"line": line, "format": sheet.form.name, "occurrence": occurrence, "row": shown, "errors": errors}
             print(json.dumps(kept, ensure_ascii=False), file=self.rejects_file)

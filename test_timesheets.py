@@ -2090,7 +2090,7 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
         json.dumps([{"id": 2, "start": "20261025T003000Z", "end": "20261025T013000Z", "tags": ["foo"], "annotation": "clocks change"},
                     {"id": 1, "start": "20261026T080000Z", "tags": ["foo"]}]),
         (*BERLIN, *USER),
-        [("timewarrior:jane@x.example:2026-10-25T02:30:00+02:00", "jane@x.example", "2026-10-25", "foo", 1.0, "clocks change")],
+        [("timewarrior:jane@x.example:2026-10-25T00:30:00+00:00", "jane@x.example", "2026-10-25", "foo", 1.0, "clocks change")],
     ),
     (
         "watson",
@@ -2115,7 +2115,7 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
         "timetrap-csv",
         "start,end,note,sheet\n2026-10-03 12:07:00 +0200,2026-10-03 13:07:00 +0200,n,web\n",
         USER,
-        [("timetrap:jane@x.example:2026-10-03T12:07:00+02:00", "jane@x.example", "2026-10-03", "web", 1.0, "n")],
+        [("timetrap:jane@x.example:2026-10-03T10:07:00+00:00", "jane@x.example", "2026-10-03", "web", 1.0, "n")],
     ),
     (
         "orgclock",
@@ -2201,12 +2201,13 @@ def test_input_that_is_refused(tmp_path, text, options, status, sentence):
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        pytest.param({7: "2026-02-30"}, "'2026-02-30' is not a date when read as YMD", id="date"),
-        pytest.param({8: "25:00"}, "is not a time of day", id="time"),
-        pytest.param({3: "-"}, "names no project; --project NAME does", id="project"),
-        pytest.param({0: "", 1: ""}, "does not say whose it is; --user EMAIL does", id="user"),
-        pytest.param({10: "noon", 11: "long"}, "'noon' is not a time of day", id="duration"),
-        pytest.param({9: "2026-11-01", 11: ""}, "ends before it starts", id="backwards"),
+        pytest.param({7: "2026-02-30"}, "line 2: Start date '2026-02-30' is no date when read as YMD", id="date"),
+        pytest.param({8: "25:00"}, "line 2: Start time '25:00' is not a time of day", id="time"),
+        pytest.param({3: "-"}, "line 2: project is not in the row; --user EMAIL or --project NAME says it", id="project"),
+        pytest.param({0: "", 1: ""}, "line 2: user is not in the row", id="user"),
+        pytest.param({10: "noon", 11: "long"}, "line 2: End time 'noon' is not a time of day", id="end-time"),
+        pytest.param({10: "", 11: "long"}, "line 2: Duration 'long' is no duration, and no end says it", id="duration"),
+        pytest.param({9: "2026-11-01", 11: ""}, "line 2: End time is before the start", id="backwards"),
     ],
 )
 def test_row_that_cannot_be_read_is_a_reject(tmp_path, cells, reason):
@@ -2413,7 +2414,7 @@ def test_mended_rejects_feed_back_under_the_same_keys(world):
     rejects = world.folder / "rejects.jsonl"
     assert world.sync("--rejects", str(rejects))[0] == 65
     (reject,) = map(json.loads, rejects.read_text().splitlines())
-    assert (reject["line"], reject["row"]["Start date"]) == (3, "2026-11-03") and "ends before" in reject["errors"][0]["detail"]
+    assert (reject["line"], reject["row"]["Start date"]) == (3, "2026-11-03") and reject["errors"] == [{"field": "End time", "detail": "is before the start"}]
     reject["row"]["End date"] = "2026-11-03"
     world.file.write_text(json.dumps(reject) + "\n")
     assert world.sync()[1] == "1 rows: 1 created\n"
