@@ -153,6 +153,8 @@ def read_moment(text, zone):
     if not match:
         raise ValueError(f"{text!r} is not a date and time")
     year, month, day, hour, minute, second, utc, hours, minutes = match.groups()
+    if not "1970" <= year < "3000":
+        raise ValueError(f"{text!r} is no time at which somebody can have worked")
     offset = "+00:00" if utc else f"{hours}:{minutes}" if hours else ""
     moment = datetime.fromisoformat(f"{year}-{month}-{day}T{hour}:{minute}:{second or '00'}{offset}")
     if offset not in ("+00:00", "-00:00"):
@@ -192,9 +194,9 @@ def read_duration(written, unit):
 
 def elapsed(start, end, zone):
     """Seconds between two moments. With a zone, a night when the clocks change counts as long as it was."""
-    if zone and start.tzinfo is None and end.tzinfo is None:
-        start, end = start.replace(tzinfo=zone), end.replace(tzinfo=zone)
-    if start.tzinfo:
+    zone = start.tzinfo or end.tzinfo or zone
+    if zone:
+        start, end = (moment if moment.tzinfo else moment.replace(tzinfo=zone) for moment in (start, end))
         start, end = start.astimezone(timezone.utc), end.astimezone(timezone.utc)
     return round((end - start).total_seconds())
 
@@ -400,12 +402,12 @@ def recognise(kind, names, options):
 def read_source(file, options):
     """A binary file -> yields (sheet, line, record, occurrence) for each row, one at a time."""
     if file.read(4) == b"PK\x03\x04":
-        with zipfile.ZipFile(file) as archive:
-            names = [name for name in archive.namelist() if name.endswith("time_entries.csv")]
-            if not names:
-                raise Stop(NO_INPUT, "The ZIP file holds no time_entries.csv.")
-            yield from read_text(io.BytesIO(archive.read(names[0])), options)
-        return
+        try:
+            with zipfile.ZipFile(file) as archive:
+                (name,) = (name for name in archive.namelist() if name.endswith("time_entries.csv"))
+                file = io.BytesIO(archive.read(name))
+        except (zipfile.BadZipFile, ValueError):
+            raise Stop(NO_INPUT, "The ZIP file is damaged, or does not hold one time_entries.csv.") from None
     yield from read_text(file, options)
 
 
@@ -428,6 +430,8 @@ def read_text(file, options):
             yield from read_json(text, options)
     except UnicodeDecodeError:
         raise Stop(NO_INPUT, "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON.") from None
+    except csv.Error as fault:
+        raise Stop(NO_INPUT, f"The input is no CSV that can be read: {fault}.") from None
     finally:
         text.detach()
 
@@ -454,7 +458,7 @@ def read_json(text, options):
     """Rows of a JSON document: a bare array, or the array inside an API's answer. A row's line is its number."""
     try:
         data = json.load(text)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise Stop(NO_INPUT, f"The input begins like JSON and is none: {fault}.") from None
     if isinstance(data, dict):
         data = next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
@@ -477,11 +481,16 @@ def flat(row):
 
 def read_rejects(text, options):
     """Rows of a mended file of rejects: they keep their number among equal ones, so that they keep their keys."""
+    forms = {form.name: form for form in FORMATS}
     for line, written in enumerate(text, start=1):
-        reject = json.loads(written)
-        row, form = reject["row"], next(form for form in FORMATS if form.name == reject["format"])
-        record = list(row.values()) if form.kind == "csv" else row
-        yield Sheet(form, list(row)), line, record, reject["occurrence"]
+        try:
+            reject = json.loads(written)
+            form, row, occurrence = forms[reject["format"]], dict(reject["row"]), int(reject["occurrence"])
+        except (ValueError, LookupError, TypeError):
+            raise Stop(
+                NO_INPUT, f"Line {line} is not as --rejects writes it; mend what stands in its row only."
+            ) from None
+        yield Sheet(form, list(row)), line, list(row.values()) if form.kind == "csv" else row, occurrence
 
 
 def make_entry(sheet, record, options):
@@ -492,28 +501,28 @@ def make_entry(sheet, record, options):
     form, value = sheet.form, functools.partial(sheet.value, record)
     if form.running and str(reach(sheet.shown(record), form.running[0])) == str(form.running[1]):
         raise Skip
+    user = options.user or " ".join(str(part) for part in (value("user"), value("surname")) if part)
+    project, number, written = options.project or value("project"), value("id"), value("description")
+    if number is not None and value("gone") is not None:
+        return {"user_id": user}, f"{form.source}:{user}:{number}", True, True
     worked, day, start = worked_time(sheet, record, options)
     if not worked:
         raise Skip
-    user = options.user or " ".join(str(part) for part in (value("user"), value("surname")) if part)
-    project = options.project or value("project")
     if not user or not project:
         raise Unreadable("user" if project else "project", "is not in the row; --user EMAIL or --project NAME says it")
-    number, written = value("id"), value("description")
     # The tracker's id is the best key; a start is the next best, because a correction keeps it. Without either, the
     # row's own columns are the key, and a correction of them is another row (--snapshot voids the old one).
     own = (day, project, written, *map(value, form.same))
     hashed = hashlib.sha256(repr((own, worked)).encode()).hexdigest()[:24]
     key = str(value("external_id") or f"{form.source}:{user}:{number if number is not None else start or hashed}")
     entry = {
-        "external_id": key,
         "user_id": user,
         "date": day,
         "project": str(project),
         "hours": round(worked / 3600, 4),
     }
     entry["description"] = SPACES.sub(" ", str(written or "")).strip()
-    return entry, key, number is not None, value("gone") is not None
+    return entry, key, number is not None, False
 
 
 def worked_time(sheet, record, options):
@@ -888,19 +897,18 @@ class Run:
             self.unreadable += 1
             self.reject(sheet, line, record, 1, [dict(zip(("field", "detail"), fault.args))])
             return
-        if not has_id:
+        if not has_id:  # equal keys are honest: two rows began at once, or are alike; they are told apart by number
             self.seen[key] += 1
             occurrence = occurrence or self.seen[key]
-            if occurrence > 1:
-                entry["external_id"] = f"{key}:{occurrence}"
-        if len(entry["external_id"]) > 200:
-            entry["external_id"] = sheet.form.source + ":" + hashlib.sha256(entry["external_id"].encode()).hexdigest()
-        row = {"external_id": entry["external_id"], "deleted": True} if gone else entry
+            key = f"{key}:{occurrence}" if occurrence > 1 else key
+        if len(key) > 200:
+            key = sheet.form.source + ":" + hashlib.sha256(key.encode()).hexdigest()
+        row = {"external_id": key, **({"deleted": True} if gone else entry)}
         if self.options.print:
             print(json.dumps(row, ensure_ascii=False))
             return
         if self.options.snapshot:
-            self.keys.add(entry["external_id"])
+            self.keys.add(key)
             self.people.add(entry["user_id"])
         self.chunk.append((row, sheet, line, record, occurrence))
         if len(self.chunk) == 1000:
@@ -916,7 +924,6 @@ class Run:
             self.counts[result["status"]] += 1
             self.hours[row.get("user_id")] += row.get("hours", 0)
         self.chunk = []
-        progress(self)
 
     def reject(self, sheet, line, record, occurrence, errors):
         """Note a row that was not taken: where it stands, what it says, why."""
@@ -965,12 +972,17 @@ class Run:
             log.info("    %-40s %9.2f h", user, hours)
 
 
-def progress(run):
-    """A progress line on a terminal; nothing under cron."""
-    if sys.stderr.isatty() and not run.options.quiet:
-        width = shutil.get_terminal_size().columns - 1
-        end = "\n" if run.chunk is None else "\r"
-        print(f"  {run.read} rows, {run.counts['rejected']} rejected"[:width], end=end, file=sys.stderr, flush=True)
+def progress(run, file=None):
+    """A bar on a terminal, how far the file is read; nothing under cron. Without a file, the bar goes away."""
+    if not sys.stderr.isatty() or run.options.quiet:
+        return
+    bar = ""
+    if file is not None:
+        place = file.tell()
+        part, width = place / max(1, file.seek(0, os.SEEK_END)), min(40, shutil.get_terminal_size().columns - 30)
+        file.seek(place)
+        bar = f"[{'#' * round(part * width):{width}}] {run.read:,} rows"
+    print(f"\r{bar}\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -1131,6 +1143,14 @@ def open_sources(options, deadline):
             yield file
 
 
+def open_rejects(path):
+    """The file of rejects, empty. :raise Stop: it cannot be written."""
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as fault:
+        raise Stop(USAGE, f"{path} cannot be written: {fault.strerror}.") from None
+
+
 def run(options):
     """The whole job -> the exit status."""
     deadline = clock() + DEADLINE
@@ -1143,10 +1163,13 @@ def run(options):
             api = Api(settings, folder, deadline)
         job = Run(options, api)
         if options.rejects:
-            job.rejects_file = stack.enter_context(open(options.rejects, "w", encoding="utf-8"))
+            job.rejects_file = stack.enter_context(open_rejects(options.rejects))
         for file in open_sources(options, deadline):
             for row in read_source(file, options):
                 job.take(*row)
+                if job.read % 1000 == 0:
+                    progress(job, file)
+        progress(job)
         log.info("read %s rows", job.read)
         if options.print:
             return REJECTED if job.counts["rejected"] else OK
