@@ -2182,6 +2182,11 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
         pytest.param("", (), 66, "no known format", id="empty"),
         pytest.param("{", (), 66, "begins like JSON and is none", id="broken-json"),
         pytest.param(b"caf\xe9,x\n", (), 66, "not UTF-8", id="latin-1"),
+        pytest.param("[" * 100_000, (), 66, "begins like JSON and is none", id="deep-json"),
+        pytest.param(TOGGL + "x" * 200_000 + "\n", (), 66, "no CSV that can be read", id="endless-cell"),
+        pytest.param(b"PK\x03\x04 broken", (), 66, "The ZIP file is damaged", id="broken-zip"),
+        pytest.param(zipped("other.csv", "x"), (), 66, "does not hold one time_entries.csv", id="other-zip"),
+        pytest.param('{"format": "x", "errors": []}\n', (), 66, "Line 1 is not as --rejects writes it", id="broken-rejects"),
         pytest.param(TOGGL + ROW.format("03/04/2026", "03/04/2026"), (), 64, "can be read two ways", id="ambiguous-date"),
         pytest.param(FORMATS[2][1], (), 64, "Add --tz, for example --tz Europe/Berlin", id="utc-without-a-zone"),
         pytest.param("x", ("--format", "nonsense"), 64, "There is no csv format nonsense", id="unknown-format"),
@@ -2269,6 +2274,8 @@ class Relay(http.server.BaseHTTPRequestHandler):
                 "429": (429, b"{}", {"Retry-After": "2"}),
                 "429 by date": (429, b"{}", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
                 "html": (200, b"<html>", {}),
+                "413": (413, b"{}", {}),
+                "short": (200, b'{"results": []}', {}),
                 "404": (404, b'{"detail": "There is nothing at this address."}', {}),
                 "redirect": (307, b"", {"Location": f"http://127.0.0.1:{server.elsewhere}/stolen"}),
             }[fault]
@@ -2454,6 +2461,7 @@ def test_trouble_that_passes_doubles_nothing(world, script, slept):
     [
         pytest.param(["503"] * 9, 75, "The Timesheets API answered 503. Nothing is lost: run again later", id="503"),
         pytest.param(["html"], 75, "no JSON; is TIMESHEETS_URL right?", id="html"),
+        pytest.param(["short"], 70, "does not account for every row", id="rows-unaccounted-for"),
         pytest.param(["404"], 78, "The API answered 404: There is nothing at this address.", id="404"),
         pytest.param(["redirect"], 75, "no JSON", id="redirect"),
     ],
@@ -2465,6 +2473,53 @@ def test_trouble_with_the_api_that_stays(world, script, status, says):
         world.relay.elsewhere, world.relay.script[:] = elsewhere.server_port, script
         found, said = world.sync()
         assert (found, elsewhere.asked) == (status, []) and says in said
+
+
+def test_chunk_that_is_too_large_is_halved(world):
+    """413 is about size, and half of it may pass."""
+    world.write(2, 3, 4)
+    world.relay.script[:] = ["413", None, None]
+    assert world.sync() == (0, "3 rows: 3 created\n")
+    assert world.relay.asked == ["/timesheets/upload"] * 3
+
+
+def test_deletion_that_the_tracker_reports_needs_no_snapshot(world):
+    """Toggl's server_deleted_at voids an entry; a second time it is unchanged."""
+    world.file = world.folder / "toggl.json"
+    entry = TOGGL_API | {"id": 7, "start": "2026-11-02T09:00:00Z", "duration": 3600, "description": ""}
+    world.file.write_text(json.dumps([entry]))
+    assert world.sync("--tz", "UTC") == (0, "1 rows: 1 created\n")
+    world.file.write_text(json.dumps([entry | {"server_deleted_at": "2026-11-03T09:00:00Z", "project_id": None}]))
+    assert world.sync("--tz", "UTC") == (0, "1 rows: 1 deleted\n")
+    assert world.sync("--tz", "UTC") == (0, "")
+    assert world.table() == [("toggl:1:7", 3_600, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("link", "says"),
+    [
+        pytest.param("/", "pages lead in a circle", id="circle"),
+        pytest.param("http://127.0.0.1:9/", "on another host; its authorization does not follow", id="another-host"),
+    ],
+)
+def test_pages_that_lead_astray(world, monkeypatch, link, says):
+    """A tracker cannot keep the job busy for ever, or send its authorization elsewhere."""
+
+    class Tracker(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            for name, value in {"Content-Length": "2", "Link": f'<{link}>; rel="next"'}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Tracker) as tracker:
+        world.file = f"http://127.0.0.1:{tracker.server_port}/"
+        status, said = world.sync()
+    assert status == 66 and says in said
 
 
 def test_api_that_is_away(world):
