@@ -322,6 +322,10 @@ FORMATS = [
 
 # ---- Reading: a file becomes rows, a row becomes an entry ----
 
+# CSV is read row by row and never as a whole, so that a million rows take no more memory than a thousand. Nothing is
+# told from a file's name, and nothing that can be meant two ways is taken: a contractor is paid by what is read here.
+# A row that cannot be read stops no other; it is counted, and reported with its line.
+
 SPACES = re.compile(r"[\x00-\x20\x7f-\xa0]+")
 TOP = ("time_entries", "results", "data", "timeEntries")  # where APIs keep the list inside their answer
 
@@ -377,9 +381,8 @@ def recognise(kind, names, options):
     """The format of a header or JSON shape. :raise Stop: none fits, or two do."""
     if options.map:
         roles = {{"user_id": "user", "hours": "duration"}.get(role, role): column for role, column in options.map}
-        return Format(
-            options.format if options.format != "auto" else "generic", kind, ",".join(roles.values()), "hours", **roles
-        )
+        name = "generic" if options.format == "auto" else options.format
+        return Format(name, kind, ",".join(roles.values()), "hours", **roles)
     folded = {name.casefold() for name in names} if kind == "csv" else names
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
     fits = [form for form in known if form.fits(folded)]
@@ -391,11 +394,10 @@ def recognise(kind, names, options):
         both = " and ".join(form.name for form in fits)
         raise Stop(USAGE, f"The input fits {both}; --format says which it is. Its columns are: {found}")
     if not known:
-        raise Stop(
-            USAGE, f"There is no {kind} format {options.format}; there are: {', '.join(form.name for form in FORMATS)}"
-        )
+        there = ", ".join(form.name for form in FORMATS if form.kind == kind)
+        raise Stop(USAGE, f"There is no {kind} format {options.format}; there are: {there}")
     near = min(known, key=lambda form: len(form.missing(folded)) / len(form.needs))
-    says = f"Nearest is {near.name}, which also has: {', '.join(near.missing(folded))}. --map can name the columns of others."
+    says = f"Nearest is {near.name}, which also has: {', '.join(near.missing(folded))}. --map can name other columns."
     raise Stop(NO_INPUT, f"The input is of no known format. Its columns are: {found}. {says}")
 
 
@@ -460,9 +462,7 @@ def read_json(text, options):
         data = json.load(text)
     except (ValueError, RecursionError) as fault:
         raise Stop(NO_INPUT, f"The input begins like JSON and is none: {fault}.") from None
-    if isinstance(data, dict):
-        data = next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
-    rows = [row for row in data if isinstance(row, dict)]
+    rows = [row for row in listed(data) if isinstance(row, dict)]
     names = {name for row in rows[:100] for name in flat(row)}
     if not rows:
         return
@@ -470,6 +470,13 @@ def read_json(text, options):
     for line, row in enumerate(rows, start=1):
         for record in sheet.form.records(row) if sheet.form.records else [row]:
             yield sheet, line, record, None
+
+
+def listed(data):
+    """The array in an API's answer, bare or inside an object; an object without one is the only row."""
+    if isinstance(data, dict):
+        return next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
+    return data if isinstance(data, list) else []
 
 
 def flat(row):
@@ -487,9 +494,7 @@ def read_rejects(text, options):
             reject = json.loads(written)
             form, row, occurrence = forms[reject["format"]], dict(reject["row"]), int(reject["occurrence"])
         except (ValueError, LookupError, TypeError):
-            raise Stop(
-                NO_INPUT, f"Line {line} is not as --rejects writes it; mend what stands in its row only."
-            ) from None
+            raise Stop(NO_INPUT, f"Line {line} is not as --rejects writes it; mend only its row.") from None
         yield Sheet(form, list(row)), line, list(row.values()) if form.kind == "csv" else row, occurrence
 
 
@@ -550,10 +555,10 @@ def worked_time(sheet, record, options):
         worked = elapsed(start, end, options.zone)
         if worked < 0:
             raise Unreadable(sheet.column("end" if "end" in sheet.places else "end_time"), "is before the start")
-    if worked is None and sheet.value(record, "duration") is not None:
-        raise Unreadable(
-            sheet.column("duration"), f"{sheet.value(record, 'duration')!r} is no duration, and no end says it"
-        )
+    written = sheet.value(record, "duration")
+    if worked is None and (written is not None or not sheet.places.keys() & {"end", "end_time"}):
+        why = "is empty" if written is None else f"{written!r} is no duration, and no end says it"
+        raise Unreadable(sheet.column("duration"), why)
     return max(worked or 0, 0), day, instant
 
 
@@ -561,10 +566,8 @@ def end_time(sheet, record, day, start, options):
     """When a row with a start ended, by the clock; without a date, an end before the start is on the next day."""
     if start is None:
         return None
-    last, clock_end = (
-        sheet.read(record, "end_date", read_date, options.order),
-        sheet.read(record, "end_time", read_time),
-    )
+    last = sheet.read(record, "end_date", read_date, options.order)
+    clock_end = sheet.read(record, "end_time", read_time)
     if clock_end is None:
         return None
     end = datetime.fromisoformat(f"{last or day}T{clock_end}")
@@ -572,6 +575,10 @@ def end_time(sheet, record, day, start, options):
 
 
 # ---- HTTP: deadlines, retries, no redirects ----
+
+# What can go wrong between two machines does, at night, with nobody there. Each answer has a time limit, and the whole
+# run has one. Trouble that passes is met by trying again, after a pause that is random, so that a hundred jobs that
+# failed together do not come back together. It is safe: the API knows each row by its key, and takes it once.
 
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 TRIES, TIMEOUT, DEADLINE, LARGEST = 5, 30, 480, 64 * 1024 * 1024  # seconds for one answer and for the whole run; bytes
@@ -659,19 +666,16 @@ def from_url(address, options, deadline):
         request = urllib.request.Request(safe_url("SOURCE", following), headers=headers)
         status, answered, body = persist("The tracker", request, deadline)
         if status in (401, 403):
-            raise Stop(
-                DENIED, f"The tracker answered {status}. SOURCE_AUTHORIZATION must hold its Authorization header."
-            )
+            raise Stop(DENIED, f"The tracker answered {status}. SOURCE_AUTHORIZATION must let this job in.")
         if status != 200:
             raise Stop(NO_INPUT, f"The tracker answered {status}, not data.")
         if body[:1] not in (b"[", b"{"):
             return io.BytesIO(body)
-        found = json.loads(body)
-        items = (
-            next((found[name] for name in TOP if isinstance(found.get(name), list)), [])
-            if isinstance(found, dict)
-            else found
-        )
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError) as fault:
+            raise Stop(NO_INPUT, f"The tracker's answer begins like JSON and is none: {fault}.") from None
+        items = listed(found)
         rows += items
         following, page = next_page(found, answered, following, address if items else None), page + 1
     return io.BytesIO(json.dumps(rows).encode())
@@ -694,7 +698,11 @@ def next_page(found, headers, here, pattern):
 
 # ---- Token: the client-credentials grant (RFC 6749 section 4.4), kept until it expires ----
 
-NEEDED = "AUTH0_DOMAIN AUTH0_AUDIENCE AUTH0_CLIENT_ID AUTH0_CLIENT_SECRET TIMESHEETS_URL".split()
+# The secret goes to the issuer and to nobody else, in the body of a request, where no log and no process list shows it.
+# What comes back is a token for the API, good for a day. Whoever reads it can use it, so it is kept in a file that only
+# this user can read; and it is kept, because the issuer bills each one: every 15 minutes makes 2,880 a month, or 30.
+
+NEEDED = ("AUTH0_DOMAIN", "AUTH0_AUDIENCE", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET", "TIMESHEETS_URL")
 
 
 def read_settings(env):
@@ -777,9 +785,9 @@ ADD_SCOPE = (
 def refused(status, description, settings):
     """What a refusal by the token endpoint usually means."""
     if status == 401:
-        return "The issuer does not accept AUTH0_CLIENT_ID with its secret. Was the secret rotated? Its description: Unauthorized."
+        return "The issuer does not accept AUTH0_CLIENT_ID with its secret. Was the secret rotated?"
     if "Service not found" in description:
-        return f"The issuer has no API with the identifier {settings['AUTH0_AUDIENCE']}; AUTH0_AUDIENCE must match it exactly."
+        return f"The issuer has no API with the identifier {settings['AUTH0_AUDIENCE']}. AUTH0_AUDIENCE must match one."
     if "client-grant" in description or "not authorized" in description:
         return f"This application may not ask for tokens for {settings['AUTH0_AUDIENCE']}. {ADD_SCOPE}"
     return f"The issuer refused a token ({status}). Is the client-credentials grant on for this application?"
@@ -812,6 +820,9 @@ def cached_token(settings, folder, deadline, fresh=False):
 
 
 # ---- Upload: chunks of rows, each judged by the API ----
+
+# The API answers a chunk with one result a row, after it is on disk. Rows it does not take are reported by line. If
+# this job or the API is killed at any moment, the next run sends everything again, and what is there is `unchanged`.
 
 
 class Api:
@@ -873,6 +884,7 @@ class Api:
 
 # ---- The run: read, upload, void, account ----
 
+# Every row that was read ends as exactly one of these, or the run ends with 70: better a false alarm than lost hours.
 OUTCOMES = ("created", "updated", "unchanged", "deleted", "rejected", "skipped")
 
 
@@ -936,7 +948,7 @@ class Run:
             print(json.dumps(kept, ensure_ascii=False), file=self.rejects_file)
 
     def void_missing(self):
-        """Void what the API has in the window and the input lacks, for the people in the input only. :raise Stop: too much."""
+        """Void what the API has in the window and the input lacks, for its people only. :raise Stop: too much."""
         window = self.options.snapshot
         if self.unreadable:
             raise Stop(
@@ -1018,51 +1030,22 @@ def state_folder(options):
 
 
 def parse_options(arguments):
-    """The command line. :raise SystemExit: 64 with a sentence, when it is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], epilog="Exit status: " + __doc__.partition("Exit status: ")[2]
-    )
+    """The command line. :raise SystemExit: 64 and a sentence, when it cannot be understood."""
+    statuses = " ".join(__doc__.partition("Exit status: ")[2].split())
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=f"Exit status: {statuses}")
     parser.error = lambda message: parser.exit(USAGE, f"{message}; --help says more\n")
-    add = parser.add_argument
-    add(
-        "source",
-        nargs="+",
-        metavar="SOURCE",
-        help="a file, - for standard input, or an https:// URL with {from} and {to}",
-    )
-    add(
-        "--format",
-        default="auto",
-        help="the tracker's format, if the input cannot tell: " + ", ".join(form.name for form in FORMATS),
-    )
+    add, formats = parser.add_argument, ", ".join(form.name for form in FORMATS)
+    # fmt: off
+    add("source", nargs="+", metavar="SOURCE", help="a file, - for standard input, or a URL with {from} and {to}")
+    add("--format", default="auto", help=f"the export's format, if it cannot be told: {formats}")
     add("--user", metavar="EMAIL", help="whose rows these are, for exports that do not say")
     add("--project", metavar="NAME", help="the project of all rows, for exports that do not say")
-    add(
-        "--map",
-        type=columns_map,
-        metavar="user_id=Email,date=Day,...",
-        help="which column is what, for any other CSV or JSON",
-    )
-    add(
-        "--date-format",
-        choices=sorted(ORDERS),
-        help="the order in dates such as 03/04/2026, if the input cannot prove it",
-    )
-    add(
-        "--tz",
-        type=zone_of,
-        dest="zone",
-        metavar="ZONE",
-        help="where the person works, e.g. Europe/Berlin, for exports in UTC",
-    )
+    add("--map", type=columns_map, metavar="user_id=Who,date=Day", help="which column is what, in any other input")
+    add("--date-format", choices=sorted(ORDERS), help="the order in 03/04/2026, if no date in the input proves it")
+    add("--tz", type=zone_of, dest="zone", metavar="ZONE", help="where the person works: Europe/Berlin")
     add("--since", type=days, default=14, metavar="14d", help="how far back {from} in a URL is")
-    add(
-        "--snapshot",
-        type=period,
-        metavar="FROM..TO",
-        help="the input is all there is in these days; void what it lacks",
-    )
-    add("--max-delete", type=int, metavar="N", help="void no more than this (default 5, or 10 %% if more)")
+    add("--snapshot", type=period, metavar="FROM..TO", help="the input is all of these days; void what it lacks")
+    add("--max-delete", type=int, metavar="N", help="void no more than this (default: 5, or 10 %% if more)")
     add("--dry-run", action="store_true", help="let the API say what would happen, and store nothing")
     add("--print", action="store_true", help="print the entries as they would be sent; no network, no settings")
     add("--rejects", metavar="FILE", help="write rejected rows there, as JSON lines; mended, the file is a SOURCE")
@@ -1071,6 +1054,7 @@ def parse_options(arguments):
     add("-v", "--verbose", action="store_true", help="tell each stage")
     add("-q", "--quiet", action="store_true", help="tell failures only")
     add("--version", action="version", version=VERSION)
+    # fmt: on
     options = parser.parse_args(arguments)
     options.order = options.date_format
     return options
