@@ -897,6 +897,13 @@ class Run:
         self.seen, self.keys, self.people, self.hours = collections.Counter(), set(), set(), collections.Counter()
         self.unreadable, self.rejects_file = 0, None
 
+    def take_all(self, file):
+        """Take every row of a source."""
+        for row in read_source(file, self.options):
+            self.take(*row)
+            if self.read % 1000 == 0:
+                progress(self, file)
+
     def take(self, sheet, line, record, occurrence):
         """Turn a row into an entry and queue it; a row that cannot be read is a reject and stops no other."""
         self.read += 1
@@ -1149,10 +1156,7 @@ def run(options):
         if options.rejects:
             job.rejects_file = stack.enter_context(open_rejects(options.rejects))
         for file in open_sources(options, deadline):
-            for row in read_source(file, options):
-                job.take(*row)
-                if job.read % 1000 == 0:
-                    progress(job, file)
+            job.take_all(file)
         progress(job)
         log.info("read %s rows", job.read)
         if options.print:

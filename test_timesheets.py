@@ -1371,7 +1371,7 @@ def test_pages_follow_each_other_without_gap_or_overlap(filled, limit):
     path, seen = f"/timesheets?limit={limit}&project=A", []
     while path:
         answer = filled.call("GET", path, filled.ann)
-        assert len(answer.json) <= limit
+        assert len(answer.json) <= limit and len(seen) < 15
         seen += [(entry["date"], entry["id"]) for entry in answer.json]
         path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
         assert not path or answer.headers["Link"] == f'<{path}>; rel="next"'

@@ -386,13 +386,17 @@ class Database:
             with self.transaction() as db:
                 ((found,),) = db.execute(self.schema_version).fetchall()
                 for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
-                    for statement in re.sub(r"--.*", "", statements).split(";"):
-                        db.execute(statement)
-                    self.set_version(db, version)
+                    self.upgrade(db, version, re.sub(r"--.*", "", statements).split(";"))
         except (sqlite3.Error, Problem) as fault:
             raise Faults([f"DATABASE_URL is no database that can be used: {fault.__cause__ or fault}."]) from fault
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
+
+    def upgrade(self, db, version, statements):
+        """Run one version's statements, and note that the schema has this version."""
+        for statement in statements:
+            db.execute(statement)
+        self.set_version(db, version)
 
     def close(self):
         """Close the connections that nobody has borrowed."""
