@@ -21,9 +21,11 @@ import http.client
 import http.server
 import inspect
 import io
+import ipaddress
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -46,7 +48,10 @@ if __name__ == "__main__":  # here already, because pytest wants to be the first
 import jwt
 import openapi_spec_validator
 import webtest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -179,6 +184,9 @@ def row(external_id="toggl:ann:1", **changes):
     return {name: value for name, value in fields.items() if value is not None}
 
 
+JSON = "Content-Type: application/json"
+
+
 class Server:
     """`python timesheets.py` as its users run it, on a free port; leave the context and it is gone."""
 
@@ -221,7 +229,8 @@ class Server:
 
     def kill(self):
         """SIGKILL for the server and its workers, as a power cut would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(20)
 
     def raw(self, data):
@@ -422,8 +431,6 @@ LACKING = [
 
 def public_pem(t):
     """The tenant's public key as the text that a confused verifier would take for an HMAC secret."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
     return t.keys[-1].private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -1780,6 +1787,40 @@ def test_full_disk_is_507_and_service_resumes(sqlite_api):
     assert sqlite_api.upload(*rows)["created"] == 50
 
 
+def test_read_only_database_is_503_and_still_reads(sqlite_api):
+    """What cannot be written can still be read, and the caller is told to come back."""
+    sqlite_api.upload(row())
+    with sqlite_api.app.db.connection() as db:
+        db.execute("PRAGMA query_only = ON")
+    answer = sqlite_api.call("POST", "/timesheets/upload", sqlite_api.job, [row(hours=1)])
+    assert (answer.status_int, answer.json["code"], answer.headers["Retry-After"]) == (503, "database_unavailable", "5")
+    assert sqlite_api.call("GET", "/timesheets", sqlite_api.ann).json[0]["hours"] == 7.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets one process change another's limits")
+def test_server_out_of_room_stores_nothing_by_halves_and_resumes(tenant, tmp_path):
+    """The real server under a file-size limit: what it answered is there, what it refused is not, and it goes on."""
+    import resource
+
+    with Server(tenant, tmp_path) as server:
+        (worker,) = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()[-1:]
+        _, unlimited = resource.prlimit(int(worker), resource.RLIMIT_FSIZE)
+        resource.prlimit(int(worker), resource.RLIMIT_FSIZE, (600_000, unlimited))
+        token, stored, refused = tenant.machine("batch:upload"), 0, []
+        for batch in range(20):
+            rows = [row(f"b{batch}-{n}", description="x" * 400) for n in range(100)]
+            status, _, body = server.request("POST", "/timesheets/upload", token, json.dumps(rows).encode(), [JSON])
+            stored += 100 * (status == 200)
+            if status != 200:
+                refused.append((status, json.loads(body)["code"]))
+        assert 0 < stored < 2_000 and set(refused) <= {(503, "database_unavailable"), (507, "storage_full")}
+        with contextlib.closing(sqlite3.connect(tmp_path / "timesheets.db")) as db:
+            assert db.execute("SELECT count(*) FROM entry").fetchone() == (stored,)
+        resource.prlimit(int(worker), resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        status, _, body = server.request("POST", "/timesheets/upload", token, json.dumps(rows).encode(), [JSON])
+        assert (status, json.loads(body)["rejected"]) == (200, 0)
+
+
 def test_worker_that_dies_is_replaced(tenant, tmp_path):
     """The server notices a killed worker and starts another."""
     with Server(tenant, tmp_path) as server:
@@ -2045,7 +2086,7 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     (
         "kimai",
         KIMAI + '2026-06-16,12:00,12:06,0:06,EUR,0,Kevin,kevin,k@x.example,C,Web,A,d,1,"foo, bar"\n'
-        + "2026-06-16,22:00,01:30,3.5,EUR,0,Kevin,kevin,k@x.example,C,Web,A,night,1,\n",
+        + "2026-06-16,22:00,01:30,,EUR,0,Kevin,kevin,k@x.example,C,Web,A,night,1,\n",
         (),
         [
             ("kimai:k@x.example:2026-06-16T12:00:00", "k@x.example", "2026-06-16", "Web", 0.1, "d"),
@@ -2275,6 +2316,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
                 "429 by date": (429, b"{}", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
                 "html": (200, b"<html>", {}),
                 "413": (413, b"{}", {}),
+                "endless": (200, b" " * 500_000, {}),
                 "short": (200, b'{"results": []}', {}),
                 "404": (404, b'{"detail": "There is nothing at this address."}', {}),
                 "redirect": (307, b"", {"Location": f"http://127.0.0.1:{server.elsewhere}/stolen"}),
@@ -2473,6 +2515,48 @@ def test_trouble_with_the_api_that_stays(world, script, status, says):
         world.relay.elsewhere, world.relay.script[:] = elsewhere.server_port, script
         found, said = world.sync()
         assert (found, elsewhere.asked) == (status, []) and says in said
+
+
+def test_endless_answer_is_cut_short(world, monkeypatch):
+    """An answer may fill no memory: past a limit it counts as none."""
+    world.write(2)
+    monkeypatch.setattr(sync, "LARGEST", 100_000)
+    world.relay.script[:] = ["endless"] * 5
+    status, said = world.sync()
+    assert status == 75 and "the answer is endless" in said
+
+
+def self_signed(folder):
+    """A certificate for 127.0.0.1 that nobody vouches for -> the paths of certificate and key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")]), datetime.now(UTC)
+    certificate = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = certificate.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "key.pem").write_bytes(pkcs8)
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+def test_certificate_that_nobody_vouches_for(world, monkeypatch):
+    """The API serves HTTPS itself; the job talks to it only when the certificate is trusted."""
+    world.write(2)
+    certificate, key = self_signed(world.folder)
+    server = Server(world.tenant, world.folder, TLS_CERT=certificate, TLS_KEY=key)
+    try:
+        monkeypatch.setenv("TIMESHEETS_URL", server.url)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+                break
+        status, said = world.sync()
+        assert status == 78 and "The certificate cannot be trusted" in said.replace("the cert", "The cert")
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        assert server.url.startswith("https://") and world.sync() == (0, "1 rows: 1 created\n")
+    finally:
+        server.__exit__()
 
 
 def test_chunk_that_is_too_large_is_halved(world):
@@ -2699,6 +2783,22 @@ def test_killed_in_the_middle_then_run_again(world, after):
     assert sync.main(["--state-dir", str(world.folder / "state"), "--print", str(world.file)]) == 0
     printed = [json.loads(line) for line in world.capsys.readouterr().out.splitlines()]
     assert table == sorted((row["external_id"], 3_600, 0, 0) for row in printed)
+
+
+@heavy
+def test_killed_at_any_moment_many_times(tenant, world):
+    """CRASHES rounds (50, or as the environment says): whatever moment the kill hits, the rerun ends as if it had not."""
+    undisturbed = None
+    for turn in range(int(os.environ.get("CRASHES", "50"))):
+        world.server.kill()
+        for file in world.folder.glob("timesheets.db*"):
+            file.unlink()
+        with Server(world.tenant, world.folder) as server:
+            world.server, world.relay.target = server, server.port
+            big_export(world, 3_000)
+            table = crash(world, 3_000, random.Random(turn).randrange(3_000))
+        undisturbed = undisturbed or table
+        assert table == undisturbed
 
 
 def test_no_secret_and_no_token_is_ever_said_or_seen(world):
