@@ -651,34 +651,48 @@ def persist(what, request, deadline):
 
 def from_url(address, options, deadline):
     """Download a tracker's answer, all its pages -> a binary file. :raise Stop: it cannot be had."""
-    since = date.fromtimestamp(clock()) - timedelta(days=options.since)
-    until = date.fromtimestamp(clock()) + timedelta(days=1)
-    address = address.replace("{from}", since.isoformat()).replace("{to}", until.isoformat())
-    headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
-    if os.environ.get("SOURCE_AUTHORIZATION"):
-        headers["Authorization"] = os.environ["SOURCE_AUTHORIZATION"]
+    since, until = date.fromtimestamp(clock()) - timedelta(days=options.since), date.fromtimestamp(clock())
+    period = {"start_date": since.isoformat(), "end_date": (until + timedelta(days=1)).isoformat()}
+    address = address.replace("{from}", period["start_date"]).replace("{to}", period["end_date"])
+    # Toggl's reports are asked for with a POST, and name the next page in headers, as a cursor for the next body.
+    body = period if address.endswith("/search/time_entries") else None
     rows, seen, page, following = [], set(), 1, address
     while following:
         following = following.replace("{page}", str(page))
-        if following in seen:
+        if (following, str(body)) in seen:
             raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing was uploaded.")
-        seen.add(following)
-        request = urllib.request.Request(safe_url("SOURCE", following), headers=headers)
-        status, answered, body = persist("The tracker", request, deadline)
-        if status in (401, 403):
-            raise Stop(DENIED, f"The tracker answered {status}. SOURCE_AUTHORIZATION must let this job in.")
-        if status != 200:
-            raise Stop(NO_INPUT, f"The tracker answered {status}, not data.")
-        if body[:1] not in (b"[", b"{"):
-            return io.BytesIO(body)
+        seen.add((following, str(body)))
+        headers, text = download(following, body, deadline)
+        if text[:1] not in (b"[", b"{"):
+            return io.BytesIO(text)
         try:
-            found = json.loads(body)
+            found = json.loads(text)
         except (ValueError, RecursionError) as fault:
             raise Stop(NO_INPUT, f"The tracker's answer begins like JSON and is none: {fault}.") from None
         items = listed(found)
         rows += items
-        following, page = next_page(found, answered, following, address if items else None), page + 1
+        following, page = next_page(found, headers, following, address if items else None), page + 1
+        if body is not None and headers.get("X-Next-ID"):
+            cursor = {"first_id": headers["X-Next-ID"], "first_row_number": headers.get("X-Next-Row-Number")}
+            following, body = address, {**period, **cursor}
     return io.BytesIO(json.dumps(rows).encode())
+
+
+def download(address, body, deadline):
+    """One page of a tracker's -> (headers, bytes). :raise Stop: it cannot be had."""
+    headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
+    if os.environ.get("SOURCE_AUTHORIZATION"):
+        headers["Authorization"] = os.environ["SOURCE_AUTHORIZATION"]
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+        body = json.dumps({name: value for name, value in body.items() if value}).encode()
+    request = urllib.request.Request(safe_url("SOURCE", address), body, headers)
+    status, headers, text = persist("The tracker", request, deadline)
+    if status in (401, 403):
+        raise Stop(DENIED, f"The tracker answered {status}. SOURCE_AUTHORIZATION must let this job in.")
+    if status != 200:
+        raise Stop(NO_INPUT, f"The tracker answered {status}, not data.")
+    return headers, text
 
 
 def next_page(found, headers, here, pattern):
@@ -894,7 +908,8 @@ class Run:
     def __init__(self, options, api):
         self.options, self.api = options, api
         self.read, self.counts, self.chunk = 0, collections.Counter(), []
-        self.seen, self.keys, self.people, self.hours = collections.Counter(), set(), set(), collections.Counter()
+        self.seen, self.keys, self.people = collections.Counter(), set(), set()
+        self.hours = collections.defaultdict(lambda: [0, 0, 0])  # of each person: read, rejected, stored
         self.unreadable, self.rejects_file = 0, None
 
     def take_all(self, file):
@@ -937,11 +952,14 @@ class Run:
         """Upload what is queued and note each row's outcome."""
         results = self.api.upload([row for row, *_ in self.chunk], self.options.dry_run) if self.chunk else []
         for result, (row, sheet, line, record, occurrence) in zip(results, self.chunk):
+            hours, worked = self.hours[row.get("user_id")], row.get("hours", 0)
+            hours[0] += worked
             if result["status"] == "rejected":
+                hours[1] += worked
                 self.reject(sheet, line, record, occurrence, result["errors"])
-                continue
-            self.counts[result["status"]] += 1
-            self.hours[row.get("user_id")] += row.get("hours", 0)
+            else:
+                hours[2] += worked
+                self.counts[result["status"]] += 1
         self.chunk = []
 
     def reject(self, sheet, line, record, occurrence, errors):
@@ -981,14 +999,15 @@ class Run:
 
     def account(self):
         """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
-        if sum(self.counts.values()) != self.read:
+        lost = [user for user, (read, rejected, stored) in self.hours.items() if abs(read - rejected - stored) > 0.001]
+        if sum(self.counts.values()) != self.read or lost:
             raise Stop(SOFTWARE, f"{self.read} rows were read, but {sum(self.counts.values())} are accounted for.")
         said = ", ".join(f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES if self.counts[outcome])
         changed = sum(self.counts[outcome] for outcome in ("created", "updated", "deleted", "rejected"))
         line = f"{'dry run: ' if self.options.dry_run else ''}{self.read} rows: {said or 'nothing to do'}"
         log.log(logging.WARNING if changed else logging.INFO, line)
-        for user, hours in sorted(self.hours.items(), key=str):
-            log.info("    %-40s %9.2f h", user, hours)
+        for user, (read, _, stored) in sorted(self.hours.items(), key=str):
+            log.info("    %-40s %9.2f h read, %9.2f h stored", user or "voided", read, stored)
 
 
 def progress(run, file=None):
