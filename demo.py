@@ -116,7 +116,7 @@ class Tenant:
         self.published[:] = [jwk for jwk in self.published if jwk["kid"] != kid]
 
     def fail(self, path, fault, times=None):
-        """Answer `path` with a fault: 500 html empty slow drip reset redirect huge 429; `times` None is until heal()."""
+        """Answer `path` with a fault (500 html empty slow drip reset redirect huge 429), `times` often or until heal()."""
         self.healed.clear()
         self.faults[path] = [fault] * times if times else collections.defaultdict(lambda: fault)
 
@@ -214,7 +214,7 @@ SNAPSHOT = ("--snapshot", "2026-11-16..2026-11-22")
 def export(work):
     """A Toggl export as its users download it."""
     lines = [
-        f"{who},{who.lower()}@contractor.example,ExampleCo,{project},,,Yes,2026-11-{day},{start}:00,2026-11-{day},{end}:00,,"
+        f"{who},{who.lower()}@contractor.example,Big,{project},,,Yes,2026-11-{day},{start}:00,2026-11-{day},{end}:00,,"
         for who, day, start, end, project in work
     ]
     return "\ufeff" + "\n".join([HEAD, *lines, ""])

@@ -99,7 +99,10 @@ ORDERS = {"YMD": (0, 1, 2), "DMY": (2, 1, 0), "MDY": (2, 0, 1)}
 
 @functools.lru_cache(maxsize=4096)
 def read_date(text, order=None):
-    """A day as YYYY-MM-DD. A year in front or dots (26.01.2015) tell the order; 03/04/2024 needs to be told."""
+    """A day as YYYY-MM-DD. A year in front or dots (26.01.2015) tell the order; 03/04/2024 needs to be told.
+
+    `order` is YMD, DMY or MDY, None when nobody said and nothing proved it. :raise ValueError: what is wrong.
+    """
     match = DATE.match(text)
     if not match:
         raise ValueError(f"{text!r} is not a date")
@@ -256,6 +259,8 @@ def one_tag(record):
 
 
 FORMATS = [
+    # Toggl. Its CSV has no ids, so the start is the key. Its API tells deletions, and a timer that runs by a negative
+    # duration; a report's row holds the entries that were alike, each with an id of its own.
     Format("toggl", "csv", "Start date, Start time, Duration",
            user="Email|Member|User", project="Project", description="Description", date="Start date",
            time="Start time", end_date="End date|Stop date", end_time="End time|Stop time", duration="Duration"),
@@ -265,6 +270,7 @@ FORMATS = [
     Format("toggl-reports", "json", "time_entries, user_id|username", unit="seconds", records=toggl_report,
            id="id", user="email|username|user_id", project="project_name|project_id", description="description",
            start="start", duration="seconds"),
+    # Clockify. Dates and durations look as the workspace sets it: 1.50, 1:30 and 01:30:00 all stand in "Duration (h)".
     Format("clockify", "csv", "Start Date, Start Time, Duration (h)", unit="hours",
            user="Email|User", project="Project", description="Description", date="Start Date",
            time="Start Time", end_date="End Date", end_time="End Time", duration="Duration (h)"),
@@ -272,6 +278,7 @@ FORMATS = [
            id="id|_id", user="userEmail|user.email|userName|userId", description="description",
            project="projectName|project.name|projectId", start="timeInterval.start", end="timeInterval.end",
            duration="timeInterval.duration"),
+    # Harvest. Its CSV has no ids and no times of day, so a row's own columns are its key, and equal rows are numbered.
     Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden", unit="hours",
            same="Client|Kunde, Task|Aufgabe",
            user="Email|E-Mail|First Name|Vorname", surname="Last Name|Nachname", project="Project|Projekt",
@@ -279,6 +286,7 @@ FORMATS = [
     Format("harvest-api", "json", "id, spent_date, hours", unit="hours", running=("is_running", True),
            id="id", user="user.email|user.name|user.id", project="project.name|project.id", description="notes",
            date="spent_date", duration="hours"),
+    # Kimai. Headers come translated, durations as 0:06 or 0.11; there is no end date: an earlier end is the next day's.
     Format("kimai", "csv", "Date|Datum, From|Von, To|Bis, Duration|Dauer, Project|Projekt", unit="hours",
            id="ID", user="E-mail|E-Mail|User|Benutzer|Name", project="Project|Projekt",
            description="Description|Beschreibung", date="Date|Datum", time="From|Von", end_time="To|Bis",
@@ -286,6 +294,7 @@ FORMATS = [
     Format("kimai-api", "json", "id, begin, duration, activity", unit="seconds",
            id="id", user="user.email|user.username|user.id|user", project="project.name|project.id|project",
            description="description", start="begin", end="end", duration="duration"),
+    # solidtime. The detailed CSV is in the exporter's own time; the API and the ZIP are in UTC.
     Format("solidtime", "csv", "Start, End, Duration (decimal), Project",
            user="User", project="Project", description="Description", start="Start", end="End",
            duration="Duration"),
@@ -295,6 +304,7 @@ FORMATS = [
     Format("solidtime-api", "json", "id, start, end, organization_id", unit="seconds",
            id="id", user="user_id", project="project_id", description="description", start="start", end="end",
            duration="duration"),
+    # Tools of the command line, one person's each: --user says whose. Timewarrior's id is a position, and never a key.
     Format("timewarrior", "json", "start", only="id, start, end, tags, annotation", records=one_tag,
            user="user", project="project", description="annotation", start="start", end="end"),
     Format("watson", "json", "id, project, start, stop, tags", running=("id", "current"),
@@ -307,12 +317,14 @@ FORMATS = [
            project="sheet", description="note", start="start", end="end"),
     Format("orgclock", "csv", "task, parents, category, start, end",
            project="category", description="task", start="start", end="end"),
+    # Tempo. Its worklogs have a day and a length; the time of day is no part of them.
     Format("tempo", "json", "tempoWorklogId, timeSpentSeconds, startDate", unit="seconds",
            id="tempoWorklogId", user="author.emailAddress|author.accountId", project="issue.key|issue.id",
            description="description", date="startDate", duration="timeSpentSeconds"),
     Format("tempo-csv", "csv", "Issue Key, Hours, Work date", unit="hours", same="Issue Key",
            user="Email|Username|Full name", project="Project Name|Project Key|Issue Key",
            description="Work Description", date="Work date", duration="Hours"),
+    # Anything else that names its columns as the API does; --map names those of the rest.
     Format("generic", "csv", "date, project, hours", unit="hours", **(generic := {
         "user": "user_id", "project": "project", "description": "description", "date": "date",
         "duration": "hours", "external_id": "external_id"})),
@@ -626,7 +638,11 @@ def pause(headers, attempt):
 
 
 def persist(what, request, deadline):
-    """Send until there is an answer worth having. :raise Stop: 75, or what the last trouble means."""
+    """Send until there is an answer worth having -> (status, headers, body).
+
+    Tries again after no answer, after 402, 408, 425, 429 and after 5xx: TRIES times, and not past the deadline. Any
+    other status is an answer, for the caller to judge. :raise Stop: 75, or 78 for a certificate nobody vouches for.
+    """
     for attempt in range(TRIES):
         headers = {}
         try:
@@ -696,7 +712,9 @@ def download(address, body, deadline):
 
 
 def next_page(found, headers, here, pattern):
-    """Where the next page is, as each API says it; "" on the last one. Another origin is not followed."""
+    """Where the next page is, as each API says it: a Link header (RFC 8288), `links.next` (Harvest), `metadata.next`
+    (Tempo), or a number that we count. "" on the last one. :raise Stop: on another host, which must learn no secrets.
+    """
     link = re.search(r'<([^>]*)>\s*;[^,]*rel="?next"?', headers.get("Link") or "")
     following = link[1] if link else ""
     if not link and isinstance(found, dict):
@@ -766,7 +784,11 @@ def token_request(settings):
 
 
 def read_token(status, body, settings):
-    """Judge the answer -> (token, the time it expires). :raise Stop: what is wrong, and what to do about it."""
+    """Judge the answer to `token_request` -> (token, the time it expires, in seconds since 1970).
+
+    RFC 6749 section 5. Does not check the signature: that is the API's business, to which the token goes unread.
+    :raise Stop: what is wrong, what it usually means, and what to do about it.
+    """
     try:
         answer = json.loads(body)
     except ValueError:
@@ -808,7 +830,11 @@ def refused(status, description, settings):
 
 
 def cached_token(settings, folder, deadline, fresh=False):
-    """A token from the cache, or a new one: machine tokens are billed each, so one is kept until it expires."""
+    """A token from the cache, or a new one when it has less than a minute left, or when `fresh` asks for one.
+
+    The cache is named after issuer, client and audience, so that two jobs may share a folder. It is written under
+    another name and moved into place: whoever reads it finds a whole token or none.
+    """
     named = "\n".join(settings[name] for name in ("issuer", "AUTH0_CLIENT_ID", "AUTH0_AUDIENCE"))
     path = os.path.join(folder, f"token-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json")
     try:
@@ -873,7 +899,10 @@ class Api:
         return status, headers, answer
 
     def upload(self, rows, dry_run):
-        """Upload rows -> a result each, in order; a chunk that is too large is halved."""
+        """Upload rows -> a result each, in order: {"index", "external_id", "status", "id", "errors"}.
+
+        A chunk that is too large for the API (413) is halved. :raise Stop: 70, a row got no result.
+        """
         query = "?dry_run=1" if dry_run else ""
         status, _, answer = self.call("/timesheets/upload" + query, json.dumps(rows).encode())
         if status == 413 and len(rows) > 1:
@@ -973,7 +1002,10 @@ class Run:
             print(json.dumps(kept, ensure_ascii=False), file=self.rejects_file)
 
     def void_missing(self):
-        """Void what the API has in the window and the input lacks, for its people only. :raise Stop: too much."""
+        """Void what the API has in the window and the input lacks, for its people only.
+
+        :raise Stop: the input may be incomplete: rows of it could not be read, or more than --max-delete is gone.
+        """
         window = self.options.snapshot
         if self.unreadable:
             raise Stop(

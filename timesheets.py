@@ -1803,8 +1803,9 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="A flag overrides its variable.")
     for field in dataclasses.fields(Settings):
         variable, meaning, _ = field.metadata.values()
-        shown = f" (default: {field.default})" if field.default and field.default is not dataclasses.MISSING else ""
-        parser.add_argument(f"--{variable.lower().replace('_', '-')}", dest=variable, metavar="…", help=meaning + shown)
+        if field.default and field.default is not dataclasses.MISSING:
+            meaning = f"{meaning} (default: {field.default})"
+        parser.add_argument(f"--{variable.lower().replace('_', '-')}", dest=variable, metavar="…", help=meaning)
     parser.add_argument("command", nargs="?", choices=["explain"], help="say what a token, or this set-up, lacks")
     parser.add_argument("token", nargs="?", help="the token to explain; - reads it from standard input")
     given = vars(parser.parse_args(arguments))
