@@ -20,6 +20,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -127,6 +128,7 @@ class Tenant:
 
     def next_fault(self, path):
         """The fault for the next request to `path`, or None."""
+        # fail() leaves a list to be used up, or a dict that answers [0] for ever.
         script = self.faults.get(path, [])
         return script[0] if isinstance(script, dict) else script.pop(0) if script else None
 
@@ -172,7 +174,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         """Send JSON, or the scripted fault in its place."""
         self.tenant.requests[self.path] += 1
         fault, body, headers = self.tenant.next_fault(self.path), json.dumps(value).encode(), {}
-        if fault == "reset":
+        if fault == "reset":  # to linger 0 s at closing sends RST in place of FIN
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             return
@@ -209,6 +211,8 @@ WORK = [  # who, day of November 2026, start, end, project; the 31st is the row 
     ("Omar", 31, "09:00", "17:00", "Website"),
 ]
 SNAPSHOT = ("--snapshot", "2026-11-16..2026-11-22")
+# Loopback is asked directly: a company's http_proxy would be asked for it otherwise, and refuse.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def export(work):
@@ -217,6 +221,7 @@ def export(work):
         f"{who},{who.lower()}@contractor.example,Big,{project},,,Yes,2026-11-{day},{start}:00,2026-11-{day},{end}:00,,"
         for who, day, start, end, project in work
     ]
+    # Toggl starts its files with a byte-order mark; sync.py must cope.
     return "\ufeff" + "\n".join([HEAD, *lines, ""])
 
 
@@ -228,6 +233,7 @@ def say(title, *lines):
 
 def start_api(tenant, folder, stack):
     """`python timesheets.py` on a free port -> its address, once it answers."""
+    # Nothing else is handed down: a DATABASE_URL or a proxy of the caller's would change what is shown.
     keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
     command = [sys.executable, str(HERE / "timesheets.py")]
@@ -235,31 +241,37 @@ def start_api(tenant, folder, stack):
     api = subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, stdout=subprocess.PIPE, stderr=log, text=True)
     stack.callback(lambda: (api.terminate(), api.wait(), api.stdout.close()))
     banner = api.stdout.readline().strip()
-    if not banner:
-        raise SystemExit("The API did not start: " + (folder / "api.log").read_text())
-    url = re.search(r"http://[\d.:]+", banner)[0]
+    found = re.search(r"http://[\d.:]+", banner)
     for _ in range(200):
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(url + "/health", timeout=5).close()
+        if not found or api.poll() is not None:
             break
+        with contextlib.suppress(OSError):
+            DIRECT.open(found[0] + "/health", timeout=5).close()
+            say("The API is up.", banner)
+            return found[0]
         time.sleep(0.05)
-    say("The API is up.", banner)
-    return url
+    last = (folder / "api.log").read_text().strip().splitlines()[-1:] or ["it said nothing."]
+    raise SystemExit(
+        f"The API did not start: {last[0]}\n"
+        "Usually a package is missing: uv run demo.py installs what the top of this file names."
+    )
 
 
-def sync(env, folder, *arguments):
-    """Run the cron job as cron would, and show what it says."""
+def sync(env, folder, expected, *arguments):
+    """Run the cron job as cron would, and show what it says; the walk ends here if it is not what was `expected`."""
     print("  $ python sync.py", *arguments, flush=True)
     command = [sys.executable, str(HERE / "sync.py"), *arguments]
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
     for line in [*(done.stdout + done.stderr).splitlines(), f"exit status {done.returncode}"]:
         print("   ", line)
+    if done.returncode != expected:
+        raise SystemExit(f"The cron job should have ended with status {expected}; the lines above say why it did not.")
 
 
 def ask(url, token, path, method="GET"):
     """One call of the API with a token -> the JSON that it answers."""
     call = urllib.request.Request(url + path, method=method, headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(call, timeout=10) as answer:
+    with DIRECT.open(call, timeout=10) as answer:
         return json.load(answer)
 
 
@@ -267,19 +279,20 @@ def walk(tenant, folder, stack):
     """Every step of the main job."""
     say("The tenant is up.", f"It signs tokens as {tenant.url} and publishes its public keys there.")
     url = start_api(tenant, folder, stack)
+    # sync.py keeps its token cache in the state directory; the temporary folder spares the user's own.
     env = {"PATH": os.environ.get("PATH", ""), "XDG_STATE_HOME": str(folder), "TIMESHEETS_URL": url}
     env |= {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE}
     env |= {"AUTH0_CLIENT_ID": CLIENT_ID, "AUTH0_CLIENT_SECRET": CLIENT_SECRET}
     corrected, mended = ("Jane", 16, "09:00", "17:30", "StoreZero"), ("Omar", 19, "09:00", "17:00", "Website")
-    for title, work, options in (
-        ("1. The cron job gets a token and uploads a Toggl export; one of its rows cannot be right.", WORK, ()),
-        ("2. The same again: nothing is doubled, and the first run's token still serves.", WORK, ()),
-        ("3. Jane corrects an hour in Toggl.", [corrected, *WORK[1:]], ()),
-        ("4. Omar mends the bad row and deletes another.", [corrected, *WORK[1:-2], mended], SNAPSHOT),
+    for title, work, expected, options in (  # 65: some rows were rejected
+        ("1. The cron job gets a token and uploads a Toggl export; one of its rows cannot be right.", WORK, 65, ()),
+        ("2. The same again: nothing is doubled, and the first run's token still serves.", WORK, 65, ()),
+        ("3. Jane corrects an hour in Toggl.", [corrected, *WORK[1:]], 65, ()),
+        ("4. Omar mends the bad row and deletes another.", [corrected, *WORK[1:-2], mended], 0, SNAPSHOT),
     ):
         (folder / "toggl.csv").write_text(export(work), encoding="utf-8")
         say(title)
-        sync(env, folder, "-v", *options, "toggl.csv")
+        sync(env, folder, expected, "-v", *options, "toggl.csv")
     say("5. A manager approves an entry. That takes a person's token, with another scope.")
     manager = tenant.person("manager@exampleco.com", "read:timesheets approve:timesheets")
     entry = ask(url, manager, f"/approvals/{ask(url, manager, '/approvals?limit=1')[0]['id']}", "PUT")
@@ -298,6 +311,10 @@ def main():
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--exit", action="store_true", help="stop after the steps")
     stay = not options.parse_args().exit
+    # A terminal that cannot show the bars shows question marks. `kill` ends the walk as Ctrl-C does, so that the
+    # API and the temporary folder go too.
+    sys.stdout.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timesheets-demo-")))
         walk(stack.enter_context(Tenant()), folder, stack)

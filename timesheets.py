@@ -64,6 +64,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 VERSION = "1.0.0"
 THREADS = 16  # per worker, for what waits
+RACE_BUDGET = 20  # seconds for which a request that keeps losing races runs again
 log = logging.getLogger("timesheets")
 
 # ---- Settings: read from the environment, all faults reported at once ----
@@ -256,11 +257,13 @@ def fence(handler):
 
     @functools.wraps(handler)
     def fenced(**arguments):
+        attempt, give_up = 0, time.monotonic() + RACE_BUDGET
         try:
-            for attempt in range(10):
+            while time.monotonic() < give_up:
                 with contextlib.suppress(RaceLost):
                     return handler(**arguments)
-                time.sleep(random.random() * 0.01 * 2**attempt)
+                attempt += 1
+                time.sleep(random.random() * min(0.01 * 2**attempt, 1))
         except bottle.HTTPResponse:
             raise
         except Exception as fault:  # the one place that catches everything
