@@ -2932,3 +2932,132 @@ def test_documents_name_what_there_is():
     for line in crontab.splitlines():
         assert not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line), line
         assert line.startswith("#") or not re.search(r"(?<!\\)%", line)
+
+
+linux = pytest.mark.skipif(not pathlib.Path("/proc").exists(), reason="asks /proc what is left running")
+
+
+def started(tmp_path, *arguments, folder=HERE, **env):
+    """demo.py with a temporary folder of its own, by which its processes are known."""
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1", **env}
+    command = [sys.executable, str(folder / "demo.py"), *arguments]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, encoding="utf-8", start_new_session=True, **pipe)
+
+
+def ended(process, tmp_path):
+    """Wait for the end -> (status, stdout, stderr); no process and no file may be left."""
+    try:
+        return looked_over(process, tmp_path)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what a failed test left running, the API for one
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def looked_over(process, tmp_path):
+    """The judging half of ended()."""
+    out, err = process.communicate(timeout=30)
+    inside = str(tmp_path).encode()
+    for proc in pathlib.Path("/proc").glob("[0-9]*"):
+        if int(proc.name) != os.getpid():
+            try:
+                assert inside not in (proc / "environ").read_bytes() + (proc / "cmdline").read_bytes(), proc.name
+            except OSError:  # it ended meanwhile, or is another user's
+                continue
+    assert list(tmp_path.iterdir()) == []
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def copied(tmp_path_factory):
+    """A copy of the programs, to break."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("demo.py", "sync.py", "timesheets.py"):
+        shutil.copy(HERE / name, copy)
+    return copy
+
+
+@linux
+@pytest.mark.parametrize(
+    ("number", "until", "status"),
+    [
+        pytest.param(signal.SIGINT, "The tenant is up", 0, id="ctrl-c-before-the-api"),
+        pytest.param(signal.SIGINT, "$ python sync.py", 0, id="ctrl-c-in-a-sync"),
+        pytest.param(signal.SIGINT, "Serving until", 0, id="ctrl-c-serving"),
+        pytest.param(signal.SIGTERM, "$ python sync.py", 143, id="kill-in-a-sync"),
+        pytest.param(signal.SIGTERM, "Serving until", 143, id="kill-serving"),
+    ],
+)
+def test_stopping_the_demo_leaves_nothing_behind(tmp_path, number, until, status):
+    """Ctrl-C reaches the terminal's whole group, `kill` the demo only."""
+    process = started(tmp_path)
+    assert any(until in line for line in process.stdout)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    found, _, err = ended(process, tmp_path)
+    assert (found, err) == (status, "")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("program", "text", "sentence"),
+    [
+        ("timesheets.py", "raise RuntimeError('boom')", "The API did not start: RuntimeError: boom\n"),
+        ("timesheets.py", "", "The API did not start: it said nothing.\n"),
+        ("timesheets.py", "print('hello')", "The API did not start: it said nothing.\n"),
+        ("timesheets.py", "print('on http://127.0.0.1:9, trusting')", "The API did not start: it said nothing.\n"),
+        ("sync.py", "raise SystemExit(75)", "The cron job should have ended with status 65"),
+        ("sync.py", "", "The cron job should have ended with status 65"),
+    ],
+    ids=["api-crashes", "api-silent", "api-odd-banner", "api-dies-after-banner", "sync-fails", "sync-does-nothing"],
+)
+def test_what_fails_is_a_sentence(tmp_path, copied, program, text, sentence):
+    """Status 1, no trace, and no walk on over a step that failed."""
+    (copied / program).write_text(text)
+    status, out, err = ended(started(tmp_path, "--exit", folder=copied), tmp_path)
+    assert (status, err.startswith(sentence)) == (1, True), err
+    assert "Traceback" not in err and "6. The weekly report" not in out
+
+
+@linux
+@pytest.mark.parametrize(
+    "env",
+    [
+        pytest.param({"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}, id="proxy"),
+        pytest.param({"DATABASE_URL": "postgresql://127.0.0.1:9/no", "JWKS_URL": "x"}, id="settings-of-another-api"),
+        pytest.param({"PYTHONIOENCODING": "ascii"}, id="ascii-terminal"),
+        pytest.param({"NO_COLOR": "1"}, id="no-colour"),
+    ],
+)
+def test_demo_works_wherever_it_is_started(tmp_path, env):
+    """The caller's environment changes nothing, and what is no terminal gets no colours."""
+    status, out, err = ended(started(tmp_path, "--exit", **env), tmp_path)
+    assert (status, err, "\033" in out) == (0, "", False)
+    counts = re.findall(r"\d+ (?:created|updated|deleted)", out)
+    assert counts == ["10 created", "1 updated", "1 created", "1 deleted"]
+
+
+@linux
+def test_readme_shows_what_the_demo_says(tmp_path):
+    """Each line of README's sample is a line of the real output, in that order; ports differ."""
+    status, out, _ = ended(started(tmp_path, "--exit"), tmp_path)
+    sample = re.search(r"```text\n(.*?)```", (HERE / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    real, shown = ([re.sub(r":\d{4,5}\b", ":0", line) for line in text.splitlines() if line] for text in (out, sample))
+    rest = iter(real)
+    assert status == 0
+    assert [line for line in shown if line not in rest] == []  # `in` moves on, so the order counts
+
+
+def test_readme_settings_have_the_programs_defaults():
+    """The table's second column is what Settings says."""
+    table = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (\S+) \|", (HERE / "README.md").read_text(), re.MULTILINE))
+    for field in dataclasses.fields(timesheets.Settings):
+        default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
+        assert table[field.metadata["variable"]] == ("none" if field.default in ("", (), None) else default)
+
+
+def test_crontab_starts_what_can_be_started():
+    """cron runs a file directly only if it is executable; otherwise python3 must stand before it."""
+    commands = re.findall(r"(\S+) /opt/timesheets/(\S+\.py)", (HERE / "crontab.example").read_text())
+    assert len(commands) == 2
+    for before, name in commands:
+        assert before.endswith("python3") or os.access(HERE / name, os.X_OK), name
