@@ -518,8 +518,8 @@ def make_entry(sheet, record, options):
     form, value = sheet.form, functools.partial(sheet.value, record)
     if form.running and str(reach(sheet.shown(record), form.running[0])) == str(form.running[1]):
         raise Skip
-    user = options.user or " ".join(str(part) for part in (value("user"), value("surname")) if part)
-    project, number, written = options.project or value("project"), value("id"), value("description")
+    user = one_person(" ".join(str(part) for part in (value("user"), value("surname")) if part), options)
+    project, number, written = value("project") or options.project, value("id"), value("description")
     if number is not None and value("gone") is not None:
         return {"user_id": user}, f"{form.source}:{user}:{number}", True, True
     worked, day, start = worked_time(sheet, record, options)
@@ -540,6 +540,14 @@ def make_entry(sheet, record, options):
     }
     entry["description"] = SPACES.sub(" ", str(written or "")).strip()
     return entry, key, number is not None, False
+
+
+def one_person(named, options):
+    """Whose row it is: as the row says, or as --user says. :raise Stop: --user would make one person of two."""
+    options.named = options.named or named
+    if options.user and named and named != options.named:
+        raise Stop(USAGE, f"The input has rows of {options.named} and of {named}; --user would give all to one person.")
+    return options.user or named
 
 
 def worked_time(sheet, record, options):
@@ -691,7 +699,9 @@ def from_url(address, options, deadline):
         if body is not None and headers.get("X-Next-ID"):
             cursor = {"first_id": headers["X-Next-ID"], "first_row_number": headers.get("X-Next-Row-Number")}
             following, body = address, {**period, **cursor}
-    return io.BytesIO(json.dumps(rows).encode())
+    # A row that is added while we page moves another from one page to the next, where it comes again.
+    once = {json.dumps(row, sort_keys=True): None for row in rows}
+    return io.BytesIO(f"[{', '.join(once)}]".encode())
 
 
 def download(address, body, deadline):
@@ -1096,7 +1106,7 @@ def parse_options(arguments):
     # fmt: off
     add("source", nargs="+", metavar="SOURCE", help="a file, - for standard input, or a URL with {from} and {to}")
     add("--format", default="auto", help=f"the export's format, if it cannot be told: {formats}")
-    add("--user", metavar="EMAIL", help="whose rows these are, for exports that do not say")
+    add("--user", metavar="EMAIL", help="whose rows these are, for exports that do not say, or not by e-mail")
     add("--project", metavar="NAME", help="the project of all rows, for exports that do not say")
     add("--map", type=columns_map, metavar="user_id=Who,date=Day", help="which column is what, in any other input")
     add("--date-format", choices=sorted(ORDERS), help="the order in 03/04/2026, if no date in the input proves it")
@@ -1114,7 +1124,7 @@ def parse_options(arguments):
     add("--version", action="version", version=VERSION)
     # fmt: on
     options = parser.parse_args(arguments)
-    options.order = options.date_format
+    options.order, options.named = options.date_format, None
     return options
 
 

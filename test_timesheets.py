@@ -2260,6 +2260,16 @@ def test_input_that_is_refused(tmp_path, text, options, status, sentence):
     assert sentence in done.stderr and "Traceback" not in done.stderr
 
 
+def test_user_and_project_fill_in_what_the_input_does_not_say(tmp_path):
+    """--project is for rows without one; --user renames one person, and never makes one of two."""
+    line = ROW.format("2026-11-02", "2026-11-02")
+    done = sync_print(tmp_path, TOGGL + line + line.replace("StoreZero", "-"), "--user", "j@x.example", "--project", "Other")
+    entries = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [(entry["user_id"], entry["project"]) for entry in entries] == [("j@x.example", "StoreZero"), ("j@x.example", "Other")]
+    done = sync_print(tmp_path, TOGGL + line + line.replace("jane@", "omar@"), "--user", "j@x.example")
+    assert done.returncode == 64 and "rows of jane@x.example and of omar@x.example" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
@@ -2791,7 +2801,7 @@ class Tracker(http.server.BaseHTTPRequestHandler):
         ),
         pytest.param(
             "/entries?page={page}",
-            lambda n, url: (ENTRIES[n - 1 : n], {}),
+            lambda n, url: (ENTRIES[max(0, n - 2) : n] if n < 4 else [], {}),  # each page begins with the last one's row
             ["GET /entries?page=1", "GET /entries?page=2", "GET /entries?page=3", "GET /entries?page=4"],
             id="page-numbers",
         ),

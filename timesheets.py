@@ -341,7 +341,10 @@ class Database:
     def connection(self):
         """Lend a connection. :raise Problem: 503 or 507 for trouble that passes."""
         try:
-            connection = self.idle.pop() if self.idle else self.open()
+            try:
+                connection = self.idle.pop()
+            except IndexError:  # asking for its length first would race with other threads
+                connection = self.open()
             try:
                 yield connection
             finally:
