@@ -75,7 +75,9 @@ class Stop(Exception):
 
 
 class Unreadable(ValueError):
-    """Why a row is no entry: the column at fault, and what is wrong with it."""
+    """Why a row is no entry: the column at fault, and what is wrong with it; besides, its key if that is known."""
+
+    key, has_id = None, False
 
 
 class Skip(Exception):
@@ -84,7 +86,7 @@ class Skip(Exception):
 
 # ---- Values: days, times, numbers and durations as trackers write them ----
 
-DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})", re.ASCII)
+DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?", re.ASCII)
 TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:[.,]\d+)? ?(?:([ap])\.?m\.?)?", re.ASCII | re.IGNORECASE)
 MOMENT = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)[T ](\d\d):?(\d\d):?(\d\d)?(?:[.,]\d+)? ?(?:(Z)|([+-]\d\d):?(\d\d))?", re.ASCII
@@ -103,7 +105,7 @@ def read_date(text, order=None):
 
     `order` is YMD, DMY or MDY, None when nobody said and nothing proved it. :raise ValueError: what is wrong.
     """
-    match = DATE.match(text)
+    match = DATE.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is not a date")
     first, sign, *others = match.groups()
@@ -124,7 +126,7 @@ def prove_order(values):
     """DMY or MDY, if one of the dates proves it; None where nothing needs proof. :raise Stop: both are possible."""
     doubtful = None
     for text in values:
-        match = DATE.match(text)
+        match = DATE.fullmatch(text)
         if match and len(match[1]) <= 2 and match[2] != ".":
             first, second = int(match[1]), int(match[3])
             if first > 12 or second > 12:
@@ -138,7 +140,7 @@ def prove_order(values):
     return "DMY"
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=8192)
 def read_time(text):
     """A time of day as HH:MM:SS, from 9:00, 09:00:00, 9:00 AM or 3:00pm."""
     match = TIME.fullmatch(text)
@@ -177,7 +179,7 @@ def read_number(text):
     return float(text.replace(",", "."))
 
 
-@functools.lru_cache(maxsize=65536, typed=True)
+@functools.lru_cache(maxsize=8192, typed=True)
 def read_duration(written, unit):
     """Seconds from 1:30, 1:30:00, PT1H30M, or a number of `unit`; None for what is no duration in this format."""
     if isinstance(written, str):
@@ -393,7 +395,7 @@ def recognise(kind, names, options):
     """The format of a header or JSON shape. :raise Stop: none fits, or two do."""
     if options.map:
         roles = {{"user_id": "user", "hours": "duration"}.get(role, role): column for role, column in options.map}
-        name = "generic" if options.format == "auto" else options.format
+        name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
         return Format(name, kind, ",".join(roles.values()), "hours", **roles)
     folded = {name.casefold() for name in names} if kind == "csv" else names
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
@@ -453,14 +455,14 @@ def read_text(file, options):
 def read_csv(text, first, options):
     """Rows of a CSV file. A row's line is where it begins, also when a cell holds line breaks."""
     delimiter = max("\t;,", key=first.count)
-    rows = csv.reader(text, delimiter=delimiter)
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
     names = [name.strip() for name in next(rows, [])]
     sheet = Sheet(recognise("csv", names, options), names)
     start, place = rows.line_num, sheet.places.get("date", [None])[0]
     if options.date_format is None and place is not None:
         options.order = prove_order(cells[place].strip() for cells in rows if len(cells) > place)
         text.seek(0)
-        rows = csv.reader(text, delimiter=delimiter)
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
         next(rows)
     for cells in rows:
         line, start = start + 1, rows.line_num
@@ -474,7 +476,10 @@ def read_json(text, options):
         data = json.load(text)
     except (ValueError, RecursionError) as fault:
         raise Stop(NO_INPUT, f"The input begins like JSON and is none: {fault}.") from None
-    rows = [row for row in listed(data) if isinstance(row, dict)]
+    rows = listed(data)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
     names = {name for row in rows[:100] for name in flat(row)}
     if not rows:
         return
@@ -504,9 +509,13 @@ def read_rejects(text, options):
     for line, written in enumerate(text, start=1):
         try:
             reject = json.loads(written)
-            form, row, occurrence = forms[reject["format"]], dict(reject["row"]), int(reject["occurrence"])
+            form, row, occurrence = forms[reject["format"]], dict(reject["row"]), int(reject["occurrence"] or 0)
         except (ValueError, LookupError, TypeError):
             raise Stop(NO_INPUT, f"Line {line} is not as --rejects writes it; mend only its row.") from None
+        if options.map:
+            form = recognise(form.kind, list(row), options)
+        elif form.source == "generic" and form.missing({form.fold(name) for name in row}):
+            raise Stop(USAGE, f"Line {line} has columns of its own: use the --map that the first run had.")
         yield Sheet(form, list(row)), line, list(row.values()) if form.kind == "csv" else row, occurrence
 
 
@@ -522,16 +531,24 @@ def make_entry(sheet, record, options):
     project, number, written = value("project") or options.project, value("id"), value("description")
     if number is not None and value("gone") is not None:
         return {"user_id": user}, f"{form.source}:{user}:{number}", True, True
-    worked, day, start = worked_time(sheet, record, options)
-    if not worked:
-        raise Skip
-    if not user or not project:
-        raise Unreadable("user" if project else "project", "is not in the row; --user EMAIL or --project NAME says it")
+    if not user:
+        raise Unreadable("user", "is not in the row; --user EMAIL says it")
+    day, start = began(sheet, record, options)
     # The tracker's id is the best key; a start is the next best, because a correction keeps it. Without either, the
-    # row's own columns are the key, and a correction of them is another row (--snapshot voids the old one).
+    # row's own columns are the key: all but the hours, so that corrected hours change the entry and add none.
     own = (day, project, written, *map(value, form.same))
-    hashed = hashlib.sha256(repr((own, worked)).encode()).hexdigest()[:24]
+    hashed = hashlib.sha256(repr(own).encode()).hexdigest()[:24]
     key = str(value("external_id") or f"{form.source}:{user}:{number if number is not None else start or hashed}")
+    has_id = number is not None or value("external_id") is not None
+    try:
+        worked = worked_time(sheet, record, options, day, start)
+        if not worked:
+            raise Skip
+        if not project:
+            raise Unreadable("project", "is not in the row; --project NAME says it")
+    except Unreadable as fault:
+        fault.key, fault.has_id = key, has_id
+        raise
     entry = {
         "user_id": user,
         "date": day,
@@ -539,7 +556,7 @@ def make_entry(sheet, record, options):
         "hours": round(worked / 3600, 4),
     }
     entry["description"] = SPACES.sub(" ", str(written or "")).strip()
-    return entry, key, number is not None, False
+    return entry, key, has_id, False
 
 
 def one_person(named, options):
@@ -550,46 +567,52 @@ def one_person(named, options):
     return options.user or named
 
 
-def worked_time(sheet, record, options):
-    """(seconds, calendar day, start or "") of a record; no seconds for a timer that runs and a row of no length.
+def began(sheet, record, options):
+    """(calendar day, start) of a record; the start as text, of one form however it was written, "" without a time."""
+    read = functools.partial(sheet.read, record)
+    if "start" in sheet.places:
+        start = read("start", read_moment, options.zone)
+        if start is None:
+            raise Unreadable(sheet.column("start"), "is empty")
+        return start.date().isoformat(), (start.astimezone(timezone.utc) if start.tzinfo else start).isoformat()
+    day, time_of_day = read("date", read_date, options.order), read("time", read_time)
+    if day is None:
+        raise Unreadable(sheet.column("date"), "is empty")
+    return day, f"{day}T{time_of_day}" if time_of_day else ""
+
+
+def worked_time(sheet, record, options, day, start):
+    """Seconds of work in a record; 0 for a timer that runs, which has an empty end or (Toggl) a negative duration.
 
     A duration that can be read counts; one that cannot (Excel makes `02:00:00 AM` of two hours) gives way to end minus
     start.
     """
-    read = functools.partial(sheet.read, record)
-    worked = read("duration", read_duration, sheet.form.unit)
-    if "start" in sheet.places:
-        start, end = read("start", read_moment, options.zone), read("end", read_moment, options.zone)
-        if start is None:
-            raise Unreadable(sheet.column("start"), "is empty")
-        day = start.date().isoformat()
-        instant = (start.astimezone(timezone.utc) if start.tzinfo else start).isoformat()
-    else:
-        day, clock_start = read("date", read_date, options.order), read("time", read_time)
-        if day is None:
-            raise Unreadable(sheet.column("date"), "is empty")
-        instant = f"{day}T{clock_start}" if clock_start else ""
-        start = datetime.fromisoformat(instant) if instant and worked is None else None
-        end = end_time(sheet, record, day, start, options)
-    if worked is None and start and end:
-        worked = elapsed(start, end, options.zone)
+    ends = [role for role in ("end", "end_time") if role in sheet.places]
+    if ends and sheet.value(record, ends[0]) is None:
+        return 0
+    worked = sheet.read(record, "duration", read_duration, sheet.form.unit)
+    if worked is None and ends and start:
+        began_at = datetime.fromisoformat(start)
+        if ends == ["end"]:
+            end = sheet.read(record, "end", read_moment, options.zone)
+        else:
+            end = end_time(sheet, record, day, began_at, options)
+        worked = elapsed(began_at, end, options.zone)
         if worked < 0:
-            raise Unreadable(sheet.column("end" if "end" in sheet.places else "end_time"), "is before the start")
-    written = sheet.value(record, "duration")
-    if worked is None and (written is not None or not sheet.places.keys() & {"end", "end_time"}):
+            raise Unreadable(sheet.column(ends[0]), "is before the start")
+    if worked is None:
+        written = sheet.value(record, "duration")
         why = "is empty" if written is None else f"{written!r} is no duration, and no end says it"
         raise Unreadable(sheet.column("duration"), why)
-    return max(worked or 0, 0), day, instant
+    if worked < 0 and sheet.form.unit == "hours":
+        raise Unreadable(sheet.column("duration"), "is negative")
+    return max(worked, 0)
 
 
 def end_time(sheet, record, day, start, options):
     """When a row with a start ended, by the clock; without a date, an end before the start is on the next day."""
-    if start is None:
-        return None
     last = sheet.read(record, "end_date", read_date, options.order)
     clock_end = sheet.read(record, "end_time", read_time)
-    if clock_end is None:
-        return None
     end = datetime.fromisoformat(f"{last or day}T{clock_end}")
     return end if last or end >= start else end + timedelta(days=1)
 
@@ -607,8 +630,14 @@ AGAIN = {402, 408, 425, 429, 500, 502, 503, 504}  # a tracker's 402 is a quota, 
 
 def safe_url(name, url):
     """An https address, or http on this machine. :raise Stop: any other."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname or "")):
+    try:
+        parts = urllib.parse.urlsplit(url)
+        whole = parts.hostname and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        whole = False
+    if not whole:
+        raise Stop(CONFIG, f"{name} is not a web address that can be used.")
+    if parts.scheme == "https" or (parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname)):
         return url
     raise Stop(CONFIG, f"{name} must start with https://, because what goes over http:// can be read on its way.")
 
@@ -639,7 +668,10 @@ def pause(headers, attempt):
     asked = headers.get("Retry-After") or ""
     if asked.isdecimal():
         return int(asked)
-    when = email.utils.parsedate_to_datetime(asked).timestamp() if asked[:1].isalpha() else None
+    try:
+        when = email.utils.parsedate_to_datetime(asked).timestamp()
+    except (ValueError, TypeError):  # absent, or no date
+        when = None
     reset = headers.get("x-ratelimit-reset") or ""
     when = when or (int(reset) if reset.isdecimal() else None)
     return max(0, when - clock()) if when else random.uniform(1, min(60, 2 ** (attempt + 1)))
@@ -946,13 +978,15 @@ class Run:
 
     def __init__(self, options, api):
         self.options, self.api = options, api
-        self.read, self.counts, self.chunk = 0, collections.Counter(), []
-        self.seen, self.keys, self.people = collections.Counter(), set(), set()
+        self.read, self.counts, self.chunk, self.queued = 0, collections.Counter(), [], {}
+        self.seen, self.repeated, self.keys, self.people = set(), collections.Counter(), set(), set()
         self.hours = collections.defaultdict(lambda: [0, 0, 0])  # of each person: read, rejected, stored
         self.unreadable, self.rejects_file = 0, None
 
     def take_all(self, file):
-        """Take every row of a source."""
+        """Take every row of a source. Equal keys are numbered within it: of two sources, one may repeat the other."""
+        self.seen.clear()
+        self.repeated.clear()
         for row in read_source(file, self.options):
             self.take(*row)
             if self.read % 1000 == 0:
@@ -961,19 +995,23 @@ class Run:
     def take(self, sheet, line, record, occurrence):
         """Turn a row into an entry and queue it; a row that cannot be read is a reject and stops no other."""
         self.read += 1
+        fault = None
         try:
             entry, key, has_id, gone = make_entry(sheet, record, self.options)
         except Skip:
             self.counts["skipped"] += 1
             return
-        except Unreadable as fault:
-            self.unreadable += 1
-            self.reject(sheet, line, record, 1, [dict(zip(("field", "detail"), fault.args))])
-            return
-        if not has_id:  # equal keys are honest: two rows began at once, or are alike; they are told apart by number
-            self.seen[key] += 1
-            occurrence = occurrence or self.seen[key]
+        except Unreadable as problem:
+            fault, key, has_id = problem, problem.key, problem.has_id
+        if (
+            key and not has_id
+        ):  # equal keys are honest, of rows that began at once or are alike: a number tells them apart
+            occurrence = occurrence or self.number(key)
             key = f"{key}:{occurrence}" if occurrence > 1 else key
+        if fault:  # with its number, if its key is known: the row has it again when it comes back mended
+            self.unreadable += 1
+            self.reject(sheet, line, record, occurrence, [dict(zip(("field", "detail"), fault.args))])
+            return
         if len(key) > 200:
             key = sheet.form.source + ":" + hashlib.sha256(key.encode()).hexdigest()
         row = {"external_id": key, **({"deleted": True} if gone else entry)}
@@ -983,9 +1021,24 @@ class Run:
         if self.options.snapshot:
             self.keys.add(key)
             self.people.add(entry["user_id"])
+        if self.queued.get(key) == row:  # exports that overlap, or a page that shifted while it was read
+            self.counts["skipped"] += 1
+            return
+        self.queued[key] = row
         self.chunk.append((row, sheet, line, record, occurrence))
         if len(self.chunk) == 1000:
             self.flush()
+
+    def number(self, key):
+        """How often this key was seen in this source, now included. A million keys would fill 150 MB; their hashes take
+        half of that, and of ten million keys two share one with a chance of 1 in 20,000.
+        """
+        mark = hash(key) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
+        if mark in self.seen:
+            self.repeated[key] += 1
+            return self.repeated[key] + 1
+        self.seen.add(mark)
+        return 1
 
     def flush(self):
         """Upload what is queued and note each row's outcome."""
@@ -999,7 +1052,7 @@ class Run:
             else:
                 hours[2] += worked
                 self.counts[result["status"]] += 1
-        self.chunk = []
+        self.chunk, self.queued = [], {}
 
     def reject(self, sheet, line, record, occurrence, errors):
         """Note a row that was not taken: where it stands, what it says, why."""
@@ -1195,10 +1248,12 @@ def open_sources(options, deadline):
             yield file
 
 
-def open_rejects(path):
-    """The file of rejects, empty. :raise Stop: it cannot be written."""
+def open_rejects(path, sources):
+    """The file of rejects, empty. :raise Stop: it cannot be written, or is what is about to be read."""
     try:
-        return open(path, "w", encoding="utf-8")
+        if any(os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name) for name in sources):
+            raise Stop(USAGE, f"--rejects {path} would overwrite the source; name another file.")
+        return open(path, "w", encoding="utf-8", errors="backslashreplace")
     except OSError as fault:
         raise Stop(USAGE, f"{path} cannot be written: {fault.strerror}.") from None
 
@@ -1213,9 +1268,11 @@ def run(options):
             settings, folder = read_settings(env), state_folder(options)
             stack.enter_context(only_one(folder))
             api = Api(settings, folder, deadline)
+        else:  # JSON is UTF-8 wherever it is printed
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         job = Run(options, api)
         if options.rejects:
-            job.rejects_file = stack.enter_context(open_rejects(options.rejects))
+            job.rejects_file = stack.enter_context(open_rejects(options.rejects, options.source))
         for file in open_sources(options, deadline):
             job.take_all(file)
         progress(job)
