@@ -980,6 +980,7 @@ class Run:
         self.options, self.api = options, api
         self.read, self.counts, self.chunk, self.queued = 0, collections.Counter(), [], {}
         self.seen, self.repeated, self.keys, self.people = set(), collections.Counter(), set(), set()
+        self.trackers = set()  # a snapshot of one tracker says nothing of another's entries
         self.hours = collections.defaultdict(lambda: [0, 0, 0])  # of each person: read, rejected, stored
         self.unreadable, self.rejects_file = 0, None
 
@@ -1021,6 +1022,7 @@ class Run:
         if self.options.snapshot:
             self.keys.add(key)
             self.people.add(entry["user_id"])
+            self.trackers.add(tracker_of(key))
         if self.queued.get(key) == row:  # exports that overlap, or a page that shifted while it was read
             self.counts["skipped"] += 1
             return
@@ -1077,6 +1079,7 @@ class Run:
             )
         people = {self.options.user} if self.options.user else self.people
         live = [entry for entry in self.api.stored(window) if entry["user_id"] in people]
+        live = [entry for entry in live if tracker_of(entry["external_id"]) in self.trackers]
         missing = [entry for entry in live if entry["external_id"] not in self.keys]
         for entry in missing:
             if entry["approved"]:
@@ -1103,6 +1106,12 @@ class Run:
         log.log(logging.WARNING if changed else logging.INFO, line)
         for user, (read, _, stored) in sorted(self.hours.items(), key=str):
             log.info("    %-40s %9.2f h read, %9.2f h stored", user or "voided", read, stored)
+
+
+def tracker_of(key):
+    """The tracker that a key begins with; a key of the contractor's own making is a generic one."""
+    source = key.partition(":")[0]
+    return source if source in {form.source for form in FORMATS} else "generic"
 
 
 def progress(run, file=None):

@@ -2558,6 +2558,17 @@ def test_snapshot_is_guarded(world, left, options, status, says, voided):
     assert sum(entry[2] for entry in world.table()) == voided
 
 
+def test_snapshot_of_one_tracker_leaves_anothers_entries(world):
+    """A contractor who uses two trackers has two jobs; neither voids what the other brought."""
+    world.file.write_text("date,user_id,project,hours,external_id\n2026-11-02,jane@x.example,Web,1,my-1\n")
+    assert world.sync()[0] == 0
+    world.write(3, 4)
+    world.sync()
+    world.write(4)
+    assert world.sync("--snapshot", "2026-11-01..2026-11-30") == (0, "2 rows: 1 unchanged, 1 deleted\n")
+    assert {key: voided for key, _, voided, _ in world.table()}["my-1"] == 0
+
+
 def test_snapshot_with_unreadable_rows_voids_nothing(world):
     """The row that cannot be read may be the one that seems to be gone."""
     world.write(2, 3)
