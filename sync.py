@@ -1004,9 +1004,8 @@ class Run:
             return
         except Unreadable as problem:
             fault, key, has_id = problem, problem.key, problem.has_id
-        if (
-            key and not has_id
-        ):  # equal keys are honest, of rows that began at once or are alike: a number tells them apart
+        # Equal keys are honest, of rows that began at once or are alike: a number tells them apart.
+        if key and not has_id:
             occurrence = occurrence or self.number(key)
             key = f"{key}:{occurrence}" if occurrence > 1 else key
         if fault:  # with its number, if its key is known: the row has it again when it comes back mended

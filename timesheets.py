@@ -167,6 +167,10 @@ class Settings:
 
     log_format: str = setting("LOG_FORMAT", "how a request is logged: plain or json", "plain", one_of("plain", "json"))
 
+    def keys_url(self):
+        """Where the issuer publishes its key set."""
+        return self.jwks_url or self.issuer.rstrip("/") + "/.well-known/jwks.json"
+
     @classmethod
     def from_env(cls, env):
         """Build settings from a mapping such as `os.environ`. :raise Faults: a sentence for each fault."""
@@ -1613,8 +1617,7 @@ def create_app(settings=None, clock=time.time, keys=None):
     Opens the database and starts to fetch the key set, without waiting for it. :raise Faults: settings or database.
     """
     settings = settings or Settings.from_env(os.environ)
-    address = settings.jwks_url or settings.issuer.rstrip("/") + "/.well-known/jwks.json"
-    app = App(settings, clock, keys or KeySet(address))
+    app = App(settings, clock, keys or KeySet(settings.keys_url()))
     app.db.migrate()
     app.keys.refresh(wait=False)
     return app
@@ -1821,7 +1824,7 @@ def main(arguments):
         if command is None:
             serve(settings)
             return
-        keys = KeySet(settings.jwks_url or settings.issuer.rstrip("/") + "/.well-known/jwks.json")
+        keys = KeySet(settings.keys_url())
         keys.refresh(wait=True)
         token = sys.stdin.read().strip() if token == "-" else token
         sys.exit(not (explain_token(settings, keys, token) if token else explain_settings(settings, keys)))
