@@ -55,6 +55,7 @@ import time
 import urllib.parse
 import urllib.request
 from datetime import UTC, date, datetime
+from typing import Annotated, Literal
 
 import bottle
 import jwt
@@ -73,7 +74,7 @@ LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
 class Faults(ValueError):
-    """Everything that is wrong with some input, as one list: sentences, or `{"field", "detail"}` for an entry."""
+    """Everything that is wrong with some input, as one list: sentences, or a Fault for each field of an entry."""
 
 
 def url(text):
@@ -195,6 +196,25 @@ class Settings:
 # ---- Problems: every error has one shape, RFC 9457 ----
 
 
+class Fault(msgspec.Struct):
+    """A field, or a parameter of the query, and what is wrong with it."""
+
+    field: str
+    detail: str
+
+
+class ProblemDetails(msgspec.Struct, omit_defaults=True):
+    """The body of every error (RFC 9457). `code` is for programs and never changes; `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[Fault] = []
+
+
 class Problem(bottle.HTTPError):
     """An error's status, a stable code for programs and a sentence for people; `errors` names the fields at fault.
 
@@ -231,12 +251,9 @@ def problem_json(error):
         code, detail = error.code, error.detail
         request["reason"] = f"{code}: {error.reason or detail}"
     title = http.client.responses.get(error.status_code, "Error")
-    problem = {"type": "about:blank", "title": title, "status": error.status_code, "detail": detail, "code": code}
-    problem["request_id"] = request["request_id"]
-    if getattr(error, "errors", None):
-        problem["errors"] = error.errors
+    facts = ("about:blank", title, error.status_code, detail, code, request["request_id"])
     response.content_type = "application/problem+json"
-    return json.dumps(problem).encode()
+    return msgspec.json.encode(ProblemDetails(*facts, getattr(error, "errors", None) or []))
 
 
 class MustWait(BaseException):
@@ -608,9 +625,9 @@ SERVER_SETS = {"id", "user_id", "approved", "source"}
 
 
 def read_entry(row, readers):
-    """The fields of a JSON object, each read by its reader. :raise Faults: every `{"field", "detail"}` at fault."""
+    """The fields of a JSON object, each read by its reader. :raise Faults: all of its Faults."""
     if type(row) is not dict:
-        raise Faults([{"field": "", "detail": "must be a JSON object"}])
+        raise Faults([Fault("", "must be a JSON object")])
     entry, faults = {}, []
     for field, read in readers.items():
         try:
@@ -621,10 +638,11 @@ def read_entry(row, readers):
             else:
                 raise ValueError("is missing")
         except ValueError as fault:
-            faults.append({"field": field, "detail": str(fault)})
-    for field in row.keys() - readers.keys():
-        detail = "is set by the server" if field in SERVER_SETS else "unknown field"
-        faults.append({"field": sayable(field), "detail": detail})
+            faults.append(Fault(field, str(fault)))
+    for field in row:
+        if field not in readers:
+            detail = "is set by the server" if field in SERVER_SETS else "unknown field"
+            faults.append(Fault(sayable(field), detail))
     if faults:
         raise Faults(faults)
     return entry
@@ -691,7 +709,7 @@ def read_query(readers):
                 raise ValueError("stands twice")
             values[name] = readers[name](value)
         except ValueError as fault:
-            faults.append({"field": name[:200], "detail": str(fault)})
+            faults.append(Fault(name[:200], str(fault)))
     if faults:
         raise Problem(400, "invalid_query", "The query has faults; errors names them.", faults)
     return values
@@ -928,14 +946,74 @@ def insufficient_scope(scope):
 
 # ---- Answers: JSON, or CSV for spreadsheets ----
 
-COLUMNS = "id, user_id, date, project, seconds, description, approved, source, external_id"
-KEYS = COLUMNS.replace("seconds", "hours").split(", ")
+
+class Entry(msgspec.Struct):
+    """Hours of one person on one day for one project. All keys are always there."""
+
+    id: int
+    user_id: str
+    date: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date"})]
+    project: str
+    hours: Annotated[float, msgspec.Meta(gt=0, le=24)]
+    description: str
+    approved: bool
+    source: str  # the client that wrote it
+    external_id: str | None  # the tracker's key, within the source
 
 
-def entry_json(row):
-    """A row of COLUMNS as callers see it. Hours are rounded here, once."""
-    entry = dict(zip(KEYS, row, strict=True))
-    entry["hours"], entry["approved"] = round(entry["hours"] / 3600, 4), entry["approved"] == 1
+class Result(msgspec.Struct, omit_defaults=True):
+    """What became of one row of an upload; `id` when there is an entry, `code` and `errors` when it is rejected."""
+
+    index: int
+    external_id: str | None
+    status: Literal["created", "updated", "unchanged", "deleted", "rejected"]
+    id: int | None | msgspec.UnsetType = msgspec.UNSET
+    code: str | msgspec.UnsetType = msgspec.UNSET
+    errors: list[Fault] = []
+
+
+class Results(msgspec.Struct):
+    """What became of an upload. The five counts add up to the rows sent."""
+
+    created: int
+    updated: int
+    unchanged: int
+    deleted: int
+    rejected: int
+    results: list[Result]
+
+
+class Week(msgspec.Struct, kw_only=True):
+    """Hours of an ISO week, by person, by project or by both."""
+
+    week: str
+    user_id: str | msgspec.UnsetType = msgspec.UNSET
+    project: str | msgspec.UnsetType = msgspec.UNSET
+    hours: float
+
+
+class KeySetHealth(msgspec.Struct):
+    """Whether the issuer's keys are `fresh`, `stale` or `none`, and the seconds since they were fetched."""
+
+    state: Literal["fresh", "stale", "none"]
+    age_seconds: int | None
+
+
+class Health(msgspec.Struct):
+    """The state of the service, for load balancers."""
+
+    status: Literal["ok"]
+    keys: KeySetHealth
+
+
+KEYS = Entry.__struct_fields__
+COLUMNS = ", ".join(KEYS).replace("hours", "seconds")
+
+
+def entry_of(row):
+    """A row of COLUMNS as an Entry. Hours are rounded here, once."""
+    entry = Entry(*row)
+    entry.hours, entry.approved = round(entry.hours / 3600, 4), entry.approved == 1
     return entry
 
 
@@ -953,7 +1031,7 @@ def answer_list(items, columns):
     if "text/csv" not in request.environ.get("HTTP_ACCEPT", ""):
         return answer(items)
     sheet = io.StringIO()
-    csv.writer(sheet).writerows([columns, *([cell(item[column]) for column in columns] for item in items)])
+    csv.writer(sheet).writerows([columns, *([cell(getattr(item, column)) for column in columns] for item in items)])
     response.content_type = "text/csv; charset=utf-8"
     return sheet.getvalue().encode()
 
@@ -991,7 +1069,7 @@ def answer_entries(condition, values=()):
         same = [part for part in request.query_string.split("&") if part and not part.startswith("after=")]
         after = "&".join([*same, f"after={rows[limit - 1][2]}.{rows[limit - 1][0]}"])
         response.set_header("Link", f'<{address}?{urllib.parse.quote(after, "=&%+,")}>; rel="next"')
-    return answer_list([entry_json(row) for row in rows[:limit]], KEYS)
+    return answer_list([entry_of(row) for row in rows[:limit]], KEYS)
 
 
 # ---- Routes: uploads, for programs ----
@@ -1023,30 +1101,30 @@ def upload():
     results, entries = read_rows(rows)
     with request.app.db.transaction(keep=not dry_run) as db:
         upsert(db, request["caller"].client, entries, results)
-        stored = None if rows is sent else find(db, "id = ?", [results[0].get("id")])
+        stored = None if rows is sent else find(db, "id = ?", [results[0].id or None])
     for result in results:
-        if dry_run and result["status"] == "created":
-            result["id"] = None  # an id that another entry will get would mislead
+        if dry_run and result.status == "created":
+            result.id = None  # an id that another entry will get would mislead
     if rows is not sent:
         return answer_one(results[0], stored)
-    counts = collections.Counter(result["status"] for result in results)
-    return answer({**{status: counts[status] for status in STATUSES}, "results": results})
+    counts = collections.Counter(result.status for result in results)
+    return answer(Results(*(counts[status] for status in Results.__struct_fields__[:-1]), results))
 
 
-STATUSES = ("created", "updated", "unchanged", "deleted", "rejected")
 FIELDS = ("user_id", "date", "project", "hours", "description")
 fields_of = operator.itemgetter(*FIELDS)
 
 
 def answer_one(result, stored):
     """The answer to a single object: the flat entry; for one that was voided, the result."""
-    if result["status"] == "rejected":
-        status = 409 if result["code"] == "approved" else 422
-        raise Problem(status, result["code"], "The entry was not stored; errors says why.", result["errors"])
-    if stored is None or result["status"] == "deleted":
+    if result.status == "rejected":
+        status = 409 if result.code == "approved" else 422
+        raise Problem(status, result.code, "The entry was not stored; errors says why.", result.errors)
+    if stored is None or result.status == "deleted":
         return answer(result)
-    entry = entry_json(stored) | {"id": result["id"]}
-    return answer(entry, 201, entry["id"]) if result["status"] == "created" else answer(entry)
+    entry = entry_of(stored)
+    entry.id = result.id
+    return answer(entry, 201, entry.id) if result.status == "created" else answer(entry)
 
 
 def read_rows(rows):
@@ -1056,25 +1134,25 @@ def read_rows(rows):
     """
     results, entries, first = [], [], {}
     for index, row in enumerate(rows):
-        result = {"index": index, "external_id": None, "status": "rejected"}
+        result = Result(index, None, "rejected")
         results.append(result)
         try:
             gone = type(row) is dict and "deleted" in row
             entry = read_entry(row, VOIDED_ENTRY if gone else UPLOADED_ENTRY)
-            key = result["external_id"] = entry["external_id"]
+            key = result.external_id = entry["external_id"]
             if key is not None and first.setdefault(key, index) != index:
                 detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
-                result["code"] = "duplicate"
-                raise Faults([{"field": "external_id", "detail": detail}])
+                result.code = "duplicate"
+                raise Faults([Fault("external_id", detail)])
             entries.append((index, key, None if gone else fields_of(entry)))
         except Faults as faults:
-            result |= {"code": result.get("code", "invalid"), "errors": faults.args[0]}
+            result.code, result.errors = result.code or "invalid", faults.args[0]
             if type(row) is dict and type(row.get("external_id")) is str:
-                result["external_id"] = sayable(row["external_id"])
+                result.external_id = sayable(row["external_id"])
     return results, entries
 
 
-APPROVED = {"field": "approved", "detail": "is true, so this entry cannot change until its approval is taken back"}
+APPROVED = Fault("approved", "is true, so this entry cannot change until its approval is taken back")
 
 
 def upsert(db, source, entries, results):
@@ -1084,17 +1162,17 @@ def upsert(db, source, entries, results):
     for index, key, fields in entries:
         result, (entry_id, approved, voided, *stored) = results[index], known.get(key, (None, 0, 1))
         if (fields is None and voided) or (not voided and fields == tuple(stored)):
-            result["status"] = "unchanged"
+            result.status = "unchanged"
         elif approved:
-            result |= {"code": "approved", "errors": [APPROVED]}
+            result.code, result.errors = "approved", [APPROVED]
         elif entry_id is None:
-            result["status"] = "created"
+            result.status = "created"
             new.append((result, (source, key, *fields)))
         else:
-            result["status"] = "deleted" if fields is None else "updated"
+            result.status = "deleted" if fields is None else "updated"
             changes.append((*(fields or stored), int(fields is None), utc_now(), source, entry_id))
         if entry_id is not None:
-            result["id"] = entry_id
+            result.id = entry_id
     keep_history(db, source, [change[-1] for change in changes])
     db.executemany(
         "UPDATE entry SET user_id = ?, date = ?, project = ?, seconds = ?, description = ?, voided = ?,"
@@ -1102,7 +1180,7 @@ def upsert(db, source, entries, results):
         changes,
     )
     for (result, _), entry_id in zip(new, insert(db, source, [row for _, row in new]), strict=True):
-        result["id"] = entry_id
+        result.id = entry_id
 
 
 def known_entries(db, source, keys):
@@ -1169,11 +1247,11 @@ def create():
         if text is None:
             row = (caller.client, None, caller.person, *entry.values())
             (entry_id,) = insert(db, caller.person, [row])
-            text = json.dumps(entry_json(find(db, "id = ?", [entry_id])))
+            text = msgspec.json.encode(entry_of(find(db, "id = ?", [entry_id]))).decode()
             if key is not None:
                 db.execute("INSERT INTO replay VALUES (?, ?, ?, ?)", (caller.person, key, digest, text))
-    entry = json.loads(text)
-    return answer(entry, 201, entry["id"])
+    entry = msgspec.json.decode(text, type=Entry)
+    return answer(entry, 201, entry.id)
 
 
 def idempotency_key():
@@ -1217,14 +1295,14 @@ def entry_or_404(db, entry_id, anybodys=False):
     row = find(db, condition, (int(entry_id), request["caller"].person, int(anybodys)))
     if row is None:
         raise Problem(404, "not_found", "There is no such entry, or it is not yours.")
-    return entry_json(row)
+    return entry_of(row)
 
 
 def change(db, entry, column, value):
     """Set a flag of an entry in the caller's name, and keep the version before."""
-    keep_history(db, request["caller"].person, [entry["id"]])
+    keep_history(db, request["caller"].person, [entry.id])
     sql = f"UPDATE entry SET {column} = ?, changed_at = ?, changed_by = ? WHERE id = ?"
-    db.execute(sql, (value, utc_now(), request["caller"].person, entry["id"]))
+    db.execute(sql, (value, utc_now(), request["caller"].person, entry.id))
 
 
 @api.delete(f"/timesheets/{ENTRY_ID}")
@@ -1238,7 +1316,7 @@ def delete(entry_id):
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id)
-        if entry["approved"]:
+        if entry.approved:
             raise Problem(409, "approved", "The entry is approved; it can go after its approval is taken back.")
         change(db, entry, "voided", 1)
     response.status = 204
@@ -1268,11 +1346,12 @@ def approve(entry_id):
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
-        if entry["user_id"] == request["caller"].person:
+        if entry.user_id == request["caller"].person:
             raise Problem(403, "own_entry", "Nobody approves their own hours; another approver can.")
-        if not entry["approved"]:
+        if not entry.approved:
             change(db, entry, "approved", 1)
-    return answer(entry | {"approved": True})
+            entry.approved = True
+    return answer(entry)
 
 
 @api.delete(f"/approvals/{ENTRY_ID}")
@@ -1285,7 +1364,7 @@ def unapprove(entry_id):
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
-        if entry["approved"]:
+        if entry.approved:
             change(db, entry, "approved", 0)
     response.status = 204
 
@@ -1311,7 +1390,7 @@ def weekly():
         totals[f"{year}-W{week:02}", *group] += worked
     columns = ["week", *by, "hours"]
     lines = [(*group, round(worked / 3600, 4)) for group, worked in sorted(totals.items())]
-    return answer_list([dict(zip(columns, line, strict=True)) for line in lines], columns)
+    return answer_list([Week(**dict(zip(columns, line, strict=True))) for line in lines], columns)
 
 
 @api.get("/health")
@@ -1323,12 +1402,10 @@ def health():
     request.app.db.read("SELECT id FROM entry LIMIT 1")
     keys = request.app.keys
     age = round(keys.clock() - keys.fetched) if keys.keys else None
-    return answer({"status": "ok", "keys": {"state": keys.state(), "age_seconds": age}})
+    return answer(Health("ok", KeySetHealth(keys.state(), age)))
 
 
 # ---- Self-description: OpenAPI, read off the routes above ----
-
-STRING, INTEGER, NULLABLE = {"type": "string"}, {"type": "integer"}, {"type": ["string", "null"]}
 
 
 def refer(name):
@@ -1341,11 +1418,6 @@ def array(items):
     return {"type": "array", "items": items}
 
 
-def shown(properties, **optional):
-    """The schema of an object in an answer: `properties` are always there, `optional` ones may be."""
-    return {"type": "object", "properties": properties | optional, "required": list(properties)}
-
-
 def taken(readers):
     """The schema of an object in a request: what the readers of its fields take."""
     properties = {field: read.schema for field, read in readers.items()}
@@ -1353,26 +1425,19 @@ def taken(readers):
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-ENTRY = dict.fromkeys(KEYS, STRING) | {"id": INTEGER, "date": day.schema, "approved": {"type": "boolean"}}
-ENTRY |= {"hours": {"type": "number", "exclusiveMinimum": 0, "maximum": 24}, "external_id": NULLABLE}
-RESULT = {"index": INTEGER, "external_id": NULLABLE, "status": {"enum": list(STATUSES)}}
-PROBLEM = dict.fromkeys(("type", "title", "detail", "code"), STRING) | {"status": INTEGER}
-SCHEMAS = {
-    "Entry": shown(ENTRY),
-    "Entries": array(refer("Entry")),
+ANSWERS = [Entry, Results, Week, Health, ProblemDetails]
+_, SCHEMAS = msgspec.json.schema_components(ANSWERS, ref_template="#/components/schemas/{name}")
+REHEARSED = SCHEMAS["Entry"] | {"properties": SCHEMAS["Entry"]["properties"] | {"id": {"type": "null"}}}
+SCHEMAS |= {
     "OwnEntry": taken(OWN_ENTRY),
     "UploadedEntry": taken(UPLOADED_ENTRY),
     "VoidedEntry": taken(VOIDED_ENTRY),
     "Upload": {"anyOf": [refer("UploadedEntry"), refer("VoidedEntry"), {"type": "array", "maxItems": MAX_ROWS}]},
-    "Fault": shown({"field": STRING, "detail": STRING}),
-    "Result": shown(RESULT, id={"type": ["integer", "null"]}, code=STRING, errors=array(refer("Fault"))),
-    "Results": shown(dict.fromkeys(STATUSES, INTEGER) | {"results": array(refer("Result"))}),
-    "Rehearsed": shown(ENTRY | {"id": {"type": "null"}}),
     "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result"), refer("Rehearsed")]},
-    "Weeks": array(shown({"week": STRING, "hours": {"type": "number"}}, user_id=STRING, project=STRING)),
-    "Health": shown({"status": STRING, "keys": {"type": "object"}}),
+    "Rehearsed": REHEARSED,  # an entry that would be created: dry_run=1
+    "Entries": array(refer("Entry")),
+    "Weeks": array(refer("Week")),
     "Anything": {"type": "object"},
-    "Problem": shown(PROBLEM, errors=array(refer("Fault"))),
 }
 ALWAYS = {  # problems of every guarded route: status, when
     "400": "the query or the Authorization header is malformed",
@@ -1403,7 +1468,7 @@ def operation(route):
             problems[status] = f"{problems[status]}, or {what}" if status in problems else what
         else:
             answers[status] = success(status, what)
-    problem = {"application/problem+json": {"schema": refer("Problem")}}
+    problem = {"application/problem+json": {"schema": refer("ProblemDetails")}}
     described["responses"] = answers | {
         code: {"description": why, "content": problem} for code, why in problems.items()
     }
@@ -1417,9 +1482,9 @@ def success(status, schema):
     """The response of a route that went well; lists come as CSV too."""
     content = {"application/json": {"schema": refer(schema)}} if schema else {}
     if schema == "Page":
-        content = {"text/html": {"schema": STRING}}
+        content = {"text/html": {"schema": {"type": "string"}}}
     if SCHEMAS.get(schema, {}).get("type") == "array":
-        content["text/csv"] = {"schema": STRING}
+        content["text/csv"] = {"schema": {"type": "string"}}
     return {"description": http.client.responses[int(status)], **({"content": content} if content else {})}
 
 
