@@ -1119,10 +1119,12 @@ def test_good_value_is_stored_exactly(api, field, value, stored):
     ("changes", "field", "detail"),
     [
         *(({"hours": bad}, "hours", "must be more than 0 and at most 24") for bad in (0, -1, 24.01, 10**400, 0.0001, "0", "25")),
-        *(({"hours": bad}, "hours", "must be a number of hours such as 7.5") for bad in (True, None, [], {}, "7,5", "7:30", "1_0", "inf", "NaN", "", "\u0663")),
-        *(({"date": bad}, "date", "must be a date such as 2026-11-20") for bad in (5, None, "", "20.11.2026", "2026-02-30", "2026-11-20T25:00", "2026-11-20x", "Fri Xxx 20 17:40:20 CET 2026", ["2026-11-20"], "\u0662026-11-20")),
+        *(({"hours": bad}, "hours", "must be a number of hours such as 7.5") for bad in (True, None, "7,5", "7:30", "1_0", "inf", "NaN", "", "\u0663")),
+        *(({"date": bad}, "date", "must be a date such as 2026-11-20") for bad in (5, None, "", "20.11.2026", "2026-02-30", "2026-11-20T25:00", "2026-11-20x", "Fri Xxx 20 17:40:20 CET 2026", "\u0662026-11-20")),
         *(({"date": bad}, "date", "must be from 2000-01-01 to tomorrow") for bad in ("1999-12-31", AFTER)),
-        *(({field: bad}, field, "must be text") for field in ("user_id", "project", "description", "external_id") for bad in (5, None, True, [])),
+        *(({field: bad}, field, "must be text") for field in ("user_id", "project", "description", "external_id") for bad in (5, None, True)),
+        *(({field: bad}, field, "must be a single value, not a list or an object") for field in ("user_id", "date", "project", "hours") for bad in ([], {}, ["2026-11-20"])),
+        *(({field: []}, field, "must be text") for field in ("description", "external_id")),
         *(({field: bad}, field, "must have 1 to 200 characters") for field in ("user_id", "project", "external_id") for bad in ("", "  ", "x" * 201)),
         *(({field: f"x{bad}y"}, field, "must not hold control characters or broken Unicode") for field in ("project", "description") for bad in ("\x00", "\n", "\x1b", "\x85", "\ud800")),
         ({"description": "x" * 5_001}, "description", "must have 0 to 5000 characters"),
@@ -1678,7 +1680,7 @@ def test_any_body_is_answered(api, body):
 
 
 @pytest.mark.parametrize("where", ["path", "query", "idempotency-key", "origin", "content-type", "azp", "kid"])
-def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, where):
+def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, capsys, where):
     """A caller cannot write lines of their own into an answer's head or into the log."""
     caplog.set_level("INFO")
     evil = "x\r\nSet-Cookie: owned=1\r\n2026-11-24 INFO all is well"
@@ -1697,7 +1699,8 @@ def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, where):
         "kid": lambda: api.call("GET", "/timesheets/upload", api.tenant.sign(claims_of(api.tenant), kid=evil)),
     }[where]()
     assert "Set-Cookie" not in answer.headers and not any("owned" in value for value in answer.headers.values())
-    assert not any("\n" in record.getMessage() or "\r" in record.getMessage() for record in caplog.records)
+    logged = capsys.readouterr().err + caplog.text
+    assert " INFO " in logged and not any(line.startswith(("Set-Cookie", "2026-11-24 INFO")) for line in re.split(r"[\r\n\x0b]", logged))
 
 
 # ---- Faults: crashes, crowds, slow callers, full disks ----
