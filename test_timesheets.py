@@ -416,6 +416,10 @@ BAD = [
     ("azp-a-number", machine(azp=5)),
     ("azp-with-a-line-break", machine(azp="job\r\nSet-Cookie: x=1")),
     ("gty-a-list", machine(gty=["client-credentials"])),
+    ("cid-a-number", machine(cid=5)),
+    ("oid-a-list", machine(oid=["f3e0"])),
+    ("idtyp-a-boolean", machine(idtyp=True)),
+    ("preferred-username-an-object", machine(preferred_username={})),
     ("bound-to-a-key", machine(cnf={"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"})),
     ("crit-unknown", header(crit=["exp"])),
     ("b64-false", header(b64=False, crit=["b64"])),
@@ -552,6 +556,10 @@ def test_head_without_a_token_gets_the_challenge_and_no_body(live):
         pytest.param({"gty": "client-credentials", "sub": "ann@example.com"}, id="by-grant"),
         pytest.param({"sub": "job@clients"}, id="by-subject"),
         pytest.param({"sub": "job", "client_id": "job"}, id="rfc9068"),
+        pytest.param({"sub": "0oa1", "cid": "0oa1"}, id="okta"),
+        pytest.param({"sub": "f3e0", "oid": "f3e0", "azp": "9a1c"}, id="entra"),
+        pytest.param({"sub": "f3e0", "azp": "9a1c", "idtyp": "app"}, id="entra-says-so"),
+        pytest.param({"sub": "b476", "azp": "job", "preferred_username": "service-account-job"}, id="keycloak"),
     ],
 )
 def test_a_machine_is_never_a_person(live, tenant, claims):
@@ -1592,6 +1600,10 @@ READ_CLAIMS = [
     "azp",
     "client_id",
     "gty",
+    "cid",
+    "oid",
+    "idtyp",
+    "preferred_username",
     "cnf",
     "jti",
 ]

@@ -836,6 +836,8 @@ class KeySet:
 
 
 Caller = collections.namedtuple("Caller", "client person scopes starts expires")  # person is None for a machine
+# Who calls, as Auth0 (azp, gty), RFC 9068 (client_id), Okta (cid), Entra ID (oid, idtyp) and Keycloak say it.
+CALLER_CLAIMS = ("sub", "azp", "client_id", "cid", "oid", "gty", "idtyp", "preferred_username")
 
 
 def signed_claims(settings, token, key):
@@ -859,7 +861,7 @@ def judge(settings, token, key):
     :raise InvalidToken: the token is not for this API, or a claim has the wrong type.
     """
     claims = signed_claims(settings, token, key)
-    texts = {name: claims.get(name, "") for name in ("sub", "scope", "azp", "client_id", "gty", settings.user_claim)}
+    texts = {name: claims.get(name, "") for name in (*CALLER_CLAIMS, "scope", settings.user_claim)}
     times = {name: claims.get(name, 0) for name in ("exp", "iat", "nbf")}
     permissions = claims.get("permissions", [])
     if not all(type(value) is str and not BAD_CHARACTER.search(value) for value in texts.values()) or not texts["sub"]:
@@ -868,11 +870,13 @@ def judge(settings, token, key):
         raise InvalidToken("one of exp, iat, nbf is not a time")
     if type(permissions) is not list or not all(type(permission) is str for permission in permissions):
         raise InvalidToken("permissions is not a list of texts")
-    subject, client = texts["sub"], texts["azp"] or texts["client_id"] or texts["sub"]
+    subject, client = texts["sub"], texts["azp"] or texts["client_id"] or texts["cid"] or texts["sub"]
     machine = (
         texts["gty"] == "client-credentials"
         or subject.endswith("@clients")
-        or subject in (texts["azp"], texts["client_id"])
+        or subject in (texts["azp"], texts["client_id"], texts["cid"], texts["oid"])
+        or texts["idtyp"] not in ("", "user")
+        or texts["preferred_username"].startswith("service-account-")
     )
     person = None if machine else texts[settings.user_claim].strip()[:200]
     scopes = frozenset(texts["scope"].split(" ")) | frozenset(permissions)
