@@ -601,6 +601,56 @@ def test_user_claim_names_the_person(tenant, database):
     assert api.call("GET", "/timesheets", api.ann).json["code"] == "person_required"
 
 
+OTHERS = [  # what other issuers put into a token, SCOPE_CLAIMS, the caller's client and person; None: no way in
+    (
+        "keycloak",
+        {"sub": "b476", "azp": "job", "preferred_username": "service-account-job", "scope": "email batch:upload"},
+        "",
+        ("job", None),
+    ),
+    (
+        "keycloak-person",
+        {"sub": "77f1", "azp": "spa", "preferred_username": "ann", "scope": "batch:upload"},
+        "",
+        ("spa", "77f1"),
+    ),
+    ("okta", {"sub": "0oa1", "cid": "0oa1", "scp": ["batch:upload"]}, "scp", ("0oa1", None)),
+    ("okta-person", {"sub": "ann@x", "cid": "0oa2", "scp": ["x", "batch:upload"]}, "scp", ("0oa2", "ann@x")),
+    ("entra", {"sub": "f3e0", "oid": "f3e0", "azp": "9a1c", "roles": ["batch:upload"]}, "scp,roles", ("9a1c", None)),
+    (
+        "entra-person",
+        {"sub": "Vq7k", "oid": "d4b2", "azp": "9a1c", "scp": "x batch:upload"},
+        "scp,roles",
+        ("9a1c", "Vq7k"),
+    ),
+    ("oidc-provider", {"sub": "job", "client_id": "job", "scope": "batch:upload"}, "", ("job", None)),
+    ("claims-not-named", {"scp": ["batch:upload"], "roles": ["batch:upload"]}, "", None),
+    ("another-claim-named", {"scp": ["batch:upload"]}, "roles", None),
+    ("longer-and-prefixed", {"scp": ["batch:uploads"], "roles": ["xbatch:upload"]}, "scp,roles", None),
+    ("words-in-a-list", {"scp": ["x batch:upload"]}, "scp", None),
+    ("other-case", {"roles": ["Batch:Upload"]}, "roles", None),
+]
+
+
+@pytest.mark.parametrize(("claims", "named", "caller"), [pytest.param(*rest, id=name) for name, *rest in OTHERS])
+def test_other_issuers_say_who_and_what_in_their_own_claims(tenant, database, claims, named, caller):
+    """SCOPE_CLAIMS names claims that grant scopes, as texts or lists; a scope counts as a member, never as a part."""
+    token = tenant.token(**{"scope": None, **claims})
+    with contextlib.closing(Api(tenant, database, SCOPE_CLAIMS=named)) as api:
+        assert api.call("GET", "/timesheets/upload", token).status_int == (200 if caller else 403)
+        assert caller in (None, timesheets.verify(token, api.app)[:2])
+
+
+@pytest.mark.parametrize("name", ["scp", "roles"])
+@pytest.mark.parametrize("value", [5, None, {"batch:upload": 1}, [["batch:upload"]], ["batch:upload", 1]])
+def test_grant_of_the_wrong_type_is_refused(tenant, database, name, value):
+    """A claim that SCOPE_CLAIMS names is judged like `permissions`; one that it does not name is nobody's business."""
+    for named, status in (("scp,roles", 401), ("", 200)):
+        with contextlib.closing(Api(tenant, database, SCOPE_CLAIMS=named)) as api:
+            token = tenant.sign(claims_of(tenant) | {name: value})
+            assert api.call("GET", "/timesheets/upload", token).status_int == status
+
+
 def test_extra_issuers_share_the_keys(tenant, database):
     """A custom domain beside the canonical one: both spell `iss` their own way, and no third does."""
     api = Api(tenant, database, EXTRA_ISSUERS="https://login.exampleco.com/")

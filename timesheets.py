@@ -157,6 +157,7 @@ class Settings:
     jwks_url: str = setting("JWKS_URL", "where the key set is, if not right below the issuer", "", url)
     extra_issuers: tuple = setting("EXTRA_ISSUERS", "further accepted `iss` values that share the keys", (), words)
     user_claim: str = setting("USER_CLAIM", "the claim that names a person", "sub")
+    scope_claims: tuple = setting("SCOPE_CLAIMS", "claims that grant scopes too, with commas between", (), words)
     database_url: str = setting("DATABASE_URL", "the path of the SQLite file, or postgresql://...", "timesheets.db")
     host: str = setting("HOST", "the address to listen on", "127.0.0.1")
     port: int = setting("PORT", "the port to listen on; 0 takes a free one", 8080, number(0, 65535))
@@ -863,13 +864,15 @@ def judge(settings, token, key):
     claims = signed_claims(settings, token, key)
     texts = {name: claims.get(name, "") for name in (*CALLER_CLAIMS, "scope", settings.user_claim)}
     times = {name: claims.get(name, 0) for name in ("exp", "iat", "nbf")}
-    permissions = claims.get("permissions", [])
+    grants = {name: claims.get(name, []) for name in settings.scope_claims}  # a list, or a text like `scope`
+    grants = {name: value.split(" ") if type(value) is str else value for name, value in grants.items()}
+    grants["permissions"] = claims.get("permissions", [])
     if not all(type(value) is str and not BAD_CHARACTER.search(value) for value in texts.values()) or not texts["sub"]:
         raise InvalidToken(f"one of {', '.join(texts)} is not plain text")
     if not all(type(value) in (int, float) and 0 <= value < 2**53 for value in times.values()):
         raise InvalidToken("one of exp, iat, nbf is not a time")
-    if type(permissions) is not list or not all(type(permission) is str for permission in permissions):
-        raise InvalidToken("permissions is not a list of texts")
+    if not all(type(grant) is list and all(type(scope) is str for scope in grant) for grant in grants.values()):
+        raise InvalidToken(f"one of {', '.join(grants)} is not a list of texts")
     subject, client = texts["sub"], texts["azp"] or texts["client_id"] or texts["cid"] or texts["sub"]
     machine = (
         texts["gty"] == "client-credentials"
@@ -879,7 +882,7 @@ def judge(settings, token, key):
         or texts["preferred_username"].startswith("service-account-")
     )
     person = None if machine else texts[settings.user_claim].strip()[:200]
-    scopes = frozenset(texts["scope"].split(" ")) | frozenset(permissions)
+    scopes = frozenset(texts["scope"].split(" ")).union(*grants.values())
     return Caller(client, person, scopes, max(times["iat"], times["nbf"]), times["exp"])
 
 
