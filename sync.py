@@ -13,7 +13,8 @@ the client-credentials grant; uploads. Running it again changes nothing, so afte
     python sync.py --env-file ~/.config/timesheets.env export.csv        upload
 
 The env file (chmod 600) holds AUTH0_DOMAIN, AUTH0_AUDIENCE, AUTH0_CLIENT_ID, AUTH0_CLIENT_SECRET and
-TIMESHEETS_URL, one NAME=VALUE a line; the environment says it too, and wins.
+TIMESHEETS_URL, one NAME=VALUE a line; the environment says it too, and wins. Where the issuer is not Auth0, TOKEN_URL,
+TOKEN_SCOPE and TOKEN_RESOURCE say what its token endpoint wants.
 
 Words used below:
 
@@ -777,19 +778,21 @@ def next_page(found, headers, here, pattern):
 # this user can read; and it is kept, because the issuer bills each one: every 15 minutes makes 2,880 a month, or 30.
 
 NEEDED = ("AUTH0_DOMAIN", "AUTH0_AUDIENCE", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET", "TIMESHEETS_URL")
+OTHERS = ("TOKEN_URL", "TOKEN_SCOPE", "TOKEN_RESOURCE")  # for issuers that are not Auth0
 
 
 def read_settings(env):
-    """The five settings. :raise Stop: all that is missing, in one sentence."""
-    settings = {name: env.get(name, "").strip() for name in NEEDED}
+    """The five settings, and the three for other issuers. :raise Stop: all that is missing, in one sentence."""
+    settings = {name: env.get(name, "").strip() for name in NEEDED + OTHERS}
     if env.get("AUTH0_CLIENT_SECRET_FILE") and not settings["AUTH0_CLIENT_SECRET"]:
         settings["AUTH0_CLIENT_SECRET"] = private_text(env["AUTH0_CLIENT_SECRET_FILE"]).strip()
-    missing = [name for name, value in settings.items() if not value]
+    missing = [name for name in NEEDED if not settings[name]]
     if missing:
         where = "They come from the environment or --env-file; the README says where to find each."
         raise Stop(CONFIG, f"Missing: {', '.join(missing)}. {where}")
     domain = settings["AUTH0_DOMAIN"]
-    settings["issuer"] = safe_url("AUTH0_DOMAIN", domain if "://" in domain else f"https://{domain}/").rstrip("/")
+    issuer = safe_url("AUTH0_DOMAIN", domain if "://" in domain else f"https://{domain}/").rstrip("/")
+    settings["TOKEN_URL"] = safe_url("TOKEN_URL", settings["TOKEN_URL"] or issuer + "/oauth/token")
     settings["api"] = safe_url("TIMESHEETS_URL", settings["TIMESHEETS_URL"]).rstrip("/")
     return settings
 
@@ -819,10 +822,15 @@ def read_env_file(path):
 
 
 def token_request(settings):
-    """Build the request for a token; the secret goes into its body and nowhere else."""
+    """Build the request for a token; the secret goes into its body and nowhere else.
+
+    Auth0 goes by `audience`; others ignore that (RFC 6749 section 3.2) and go by `scope` or `resource` (RFC 8707).
+    """
     form = {"grant_type": "client_credentials", "client_id": settings["AUTH0_CLIENT_ID"]}
     form |= {"client_secret": settings["AUTH0_CLIENT_SECRET"], "audience": settings["AUTH0_AUDIENCE"]}
-    return urllib.request.Request(settings["issuer"] + "/oauth/token", urllib.parse.urlencode(form).encode())
+    form |= {"scope": settings["TOKEN_SCOPE"], "resource": settings["TOKEN_RESOURCE"]}
+    form = {name: value for name, value in form.items() if value}  # some refuse `resource` as such
+    return urllib.request.Request(settings["TOKEN_URL"], urllib.parse.urlencode(form).encode())
 
 
 def read_token(status, body, settings):
@@ -838,16 +846,17 @@ def read_token(status, body, settings):
     if not isinstance(answer, dict):
         raise Stop(
             LATER if status >= 500 else DENIED,
-            f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right?",
+            f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}",
         )
     if status != 200:
-        raise Stop(DENIED, refused(status, str(answer.get("error_description") or answer.get("error") or ""), settings))
+        raise Stop(DENIED, refused(status, f"{answer.get('error')}: {answer.get('error_description')}", settings))
     token, lifetime = answer.get("access_token"), answer.get("expires_in")
     if not isinstance(token, str) or str(answer.get("token_type")).lower() != "bearer":
         raise Stop(DENIED, "The token endpoint answered without a bearer token; is AUTH0_DOMAIN an Auth0 tenant's?")
     if token.count(".") != 2:
         raise Stop(
-            CONFIG, "The issuer gave an opaque token, so it does not know the audience; is AUTH0_AUDIENCE right?"
+            CONFIG,
+            f"The issuer gave an opaque token, so it does not know the audience; is AUTH0_AUDIENCE right? {NOT_AUTH0}",
         )
     if "batch:upload" not in str(answer.get("scope", "")).split(" ") + ["batch:upload"] * ("scope" not in answer):
         raise Stop(DENIED, f"The token does not permit uploads. {ADD_SCOPE}")
@@ -858,6 +867,7 @@ ADD_SCOPE = (
     "Add batch:upload to the application's grant: Auth0 dashboard > Applications > APIs > the Timesheets API > "
     "Machine to Machine Applications > this application."
 )
+NOT_AUTH0 = "If the issuer is not Auth0: TOKEN_URL, TOKEN_SCOPE and TOKEN_RESOURCE say what its token endpoint wants."
 
 
 def refused(status, description, settings):
@@ -868,16 +878,18 @@ def refused(status, description, settings):
         return f"The issuer has no API with the identifier {settings['AUTH0_AUDIENCE']}. AUTH0_AUDIENCE must match one."
     if "client-grant" in description or "not authorized" in description:
         return f"This application may not ask for tokens for {settings['AUTH0_AUDIENCE']}. {ADD_SCOPE}"
+    if status == 404 or re.match("invalid_(request|scope|target|resource):", description):
+        return f"The issuer does not understand the request for a token ({status}). {NOT_AUTH0}"
     return f"The issuer refused a token ({status}). Is the client-credentials grant on for this application?"
 
 
 def cached_token(settings, folder, deadline, fresh=False):
     """A token from the cache, or a new one when it has less than a minute left, or when `fresh` asks for one.
 
-    The cache is named after issuer, client and audience, so that two jobs may share a folder. It is written under
-    another name and moved into place: whoever reads it finds a whole token or none.
+    The cache is named after whom is asked, by which client, for what, so that two jobs may share a folder. It is
+    written under another name and moved into place: whoever reads it finds a whole token or none.
     """
-    named = "\n".join(settings[name] for name in ("issuer", "AUTH0_CLIENT_ID", "AUTH0_AUDIENCE"))
+    named = "\n".join(settings[name] for name in ("AUTH0_CLIENT_ID", "AUTH0_AUDIENCE", *OTHERS))
     path = os.path.join(folder, f"token-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json")
     try:
         if os.name == "posix" and os.path.exists(path) and os.stat(path).st_mode & 0o077:

@@ -2848,6 +2848,7 @@ def test_api_that_is_away(world):
         pytest.param({"AUTH0_CLIENT_SECRET": ""}, 78, "Missing: AUTH0_CLIENT_SECRET.", id="missing"),
         pytest.param({"AUTH0_DOMAIN": "http://tenant.example/"}, 78, "AUTH0_DOMAIN must start with https://", id="http"),
         pytest.param({"TIMESHEETS_URL": "http://api.example/"}, 78, "TIMESHEETS_URL must start with https://", id="http-api"),
+        pytest.param({"TOKEN_URL": "http://issuer.example/"}, 78, "TOKEN_URL must start with", id="http-token"),
     ],
 )
 def test_no_token_no_upload(world, monkeypatch, change, status, says):
@@ -2863,6 +2864,83 @@ def test_no_token_no_upload(world, monkeypatch, change, status, says):
     found, said = world.sync()
     assert found == status and says in said, said
     assert world.relay.asked == [] and demo.CLIENT_SECRET not in world.said
+
+
+ISSUERS = [  # what the README says to set, where the secret goes then, and what is asked for there
+    ("auth0", {"AUTH0_DOMAIN": "t.eu.auth0.com"}, "https://t.eu.auth0.com/oauth/token", {}),
+    (
+        "keycloak",
+        {
+            "AUTH0_DOMAIN": "https://sso.example/realms/R",
+            "TOKEN_URL": "https://sso.example/realms/R/protocol/openid-connect/token",
+        },
+        "https://sso.example/realms/R/protocol/openid-connect/token",
+        {},
+    ),
+    (
+        "okta",
+        {
+            "AUTH0_DOMAIN": "https://o.okta.com/oauth2/default",
+            "TOKEN_URL": "https://o.okta.com/oauth2/default/v1/token",
+            "TOKEN_SCOPE": "batch:upload",
+        },
+        "https://o.okta.com/oauth2/default/v1/token",
+        {"scope": "batch:upload"},
+    ),
+    (
+        "entra",
+        {
+            "AUTH0_DOMAIN": "https://login.microsoftonline.com/T/v2.0",
+            "TOKEN_URL": "https://login.microsoftonline.com/T/oauth2/v2.0/token",
+            "TOKEN_SCOPE": "api://A/.default",
+        },
+        "https://login.microsoftonline.com/T/oauth2/v2.0/token",
+        {"scope": "api://A/.default"},
+    ),
+    (
+        "rfc8707",
+        {"AUTH0_DOMAIN": "issuer.example", "TOKEN_SCOPE": "batch:upload", "TOKEN_RESOURCE": AUDIENCE},
+        "https://issuer.example/oauth/token",
+        {"scope": "batch:upload", "resource": AUDIENCE},
+    ),
+]
+
+
+@pytest.mark.parametrize(("env", "where", "asked"), [pytest.param(*rest, id=name) for name, *rest in ISSUERS])
+def test_each_issuer_is_asked_in_its_own_words(env, where, asked):
+    """`scope` and `resource` are sent only when they are set; the audience always is."""
+    env = {"AUTH0_AUDIENCE": AUDIENCE, "AUTH0_CLIENT_ID": "job", "AUTH0_CLIENT_SECRET": "s", **env}
+    request = sync.token_request(sync.read_settings({**env, "TIMESHEETS_URL": "https://api.example"}))
+    form = {"grant_type": "client_credentials", "client_id": "job", "client_secret": "s", "audience": AUDIENCE, **asked}
+    assert (request.full_url, dict(urllib.parse.parse_qsl(request.data.decode(), True))) == (where, form)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        pytest.param((400, {"error": "invalid_scope"}), 77, "TOKEN_SCOPE", id="scope-not-granted"),
+        pytest.param((400, {"error": "invalid_request"}), 77, "TOKEN_SCOPE", id="no-scope"),
+        pytest.param((400, {"error": "invalid_target"}), 77, "TOKEN_RESOURCE", id="resource-unknown"),
+        pytest.param((400, {"error": "invalid_resource"}), 77, "TOKEN_SCOPE", id="resource-in-the-scope-unknown"),
+        pytest.param((404, {"error": "HTTP 404 Not Found"}), 77, "TOKEN_URL", id="no-such-endpoint"),
+        pytest.param((200, {"access_token": "opaque", "token_type": "Bearer"}), 78, "TOKEN_RESOURCE", id="opaque"),
+        pytest.param((400, {"error": "unauthorized_client"}), 77, "Is the client-credentials grant on", id="grant-off"),
+    ],
+)
+def test_refusal_by_another_issuer_names_the_setting(answer, status, says):
+    """RFC 6749 section 5.2 and RFC 8707 section 2: what usually lacks is a setting."""
+    with pytest.raises(sync.Stop) as stop:
+        sync.read_token(answer[0], json.dumps(answer[1]).encode(), {"AUTH0_AUDIENCE": AUDIENCE})
+    assert stop.value.status == status and says in str(stop.value)
+
+
+def test_token_is_kept_for_what_was_asked(world, monkeypatch):
+    """Whoever mends TOKEN_SCOPE gets a token with it, and not the one before."""
+    world.write(2)
+    world.sync()
+    monkeypatch.setenv("TOKEN_SCOPE", "batch:upload")
+    assert [world.sync()[0], world.sync()[0]] == [0, 0]
+    assert world.tenant.requests["/oauth/token"] == 2
 
 
 def test_token_that_the_api_refuses_is_fetched_once_more(world):
