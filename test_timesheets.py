@@ -35,6 +35,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import urllib.parse
 import urllib.request
 import zipfile
@@ -2941,6 +2942,95 @@ def test_token_is_kept_for_what_was_asked(world, monkeypatch):
     monkeypatch.setenv("TOKEN_SCOPE", "batch:upload")
     assert [world.sync()[0], world.sync()[0]] == [0, 0]
     assert world.tenant.requests["/oauth/token"] == 2
+
+
+OIDC_PROVIDER = """
+import {generateKeyPairSync} from 'node:crypto';
+import {createServer} from 'node:http';
+import {Provider} from 'oidc-provider';
+
+const server = createServer().listen(0, '127.0.0.1', () => {
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  const key = generateKeyPairSync('rsa', {modulusLength: 2048}).privateKey.export({format: 'jwk'});
+  const resource = {
+    scope: 'batch:upload read:timesheets',
+    audience: 'https://api.exampleco.com/timesheets',
+    accessTokenFormat: 'jwt',
+    jwt: {sign: {alg: 'RS256'}},
+  };
+  const provider = new Provider(issuer, {
+    jwks: {keys: [{...key, use: 'sig', alg: 'RS256'}]},
+    clients: [{
+      client_id: 'job',
+      client_secret: 'the-right-secret',
+      token_endpoint_auth_method: 'client_secret_post',
+      grant_types: ['client_credentials'],
+      redirect_uris: [],
+      response_types: [],
+    }],
+    features: {
+      devInteractions: {enabled: false},
+      clientCredentials: {enabled: true},
+      resourceIndicators: {enabled: true, getResourceServerInfo: () => resource},
+    },
+  });
+  server.on('request', provider.callback());
+  console.log(issuer);
+});
+"""
+
+
+@contextlib.contextmanager
+def oidc_provider(folder):
+    """The npm package oidc-provider, a certified OpenID Connect issuer, on a free port -> what has its `url`."""
+    folder.mkdir()
+    npm = ["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--ignore-scripts", "oidc-provider@9"]
+    done = subprocess.run(npm, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    (folder / "issuer.mjs").write_text(OIDC_PROVIDER)
+    with (folder / "issuer.log").open("w") as log:
+        process = subprocess.Popen(["node", folder / "issuer.mjs"], stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        url = process.stdout.readline().strip()
+        assert url, (folder / "issuer.log").read_text()
+        yield types.SimpleNamespace(url=url)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@heavy
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="the other issuer needs node and npm")
+def test_whole_job_with_another_issuer(tmp_path):
+    """The API and sync.py with an issuer that is not ours: its own keys, endpoints, parameters and claims."""
+    export = tmp_path / "export.csv"
+    export.write_text(TOGGL + "Jane,jane@x.example,Big,Web,,d,Yes,2026-11-02,09:00:00,2026-11-02,10:30:00,,\n")
+    with oidc_provider(tmp_path / "issuer") as issuer:
+        env = {"AUTH0_DOMAIN": issuer.url, "AUTH0_AUDIENCE": AUDIENCE, "JWKS_URL": issuer.url + "/jwks"}
+        done = run("timesheets.py", "explain", DATABASE_URL=str(tmp_path / "explained.db"), **env)
+        assert done.returncode == 0, done.stdout
+        with Server(issuer, tmp_path / "api", **env) as server:
+            env |= {"AUTH0_CLIENT_ID": "job", "AUTH0_CLIENT_SECRET": "the-right-secret", "TIMESHEETS_URL": server.url}
+            env |= {"TOKEN_URL": issuer.url + "/token", "TOKEN_RESOURCE": AUDIENCE}
+            env |= {"TOKEN_SCOPE": "batch:upload read:timesheets"}
+            for state, change, status, says in (
+                ("kept", {}, 0, "token ok, good for 10 minutes\nread 1 rows\n1 rows: 1 created\n"),
+                ("kept", {}, 0, "read 1 rows\n1 rows: 1 unchanged\n"),
+                ("other", {"AUTH0_CLIENT_SECRET": "wrong"}, 77, "The issuer does not accept AUTH0_CLIENT_ID with its"),
+                ("other", {"TOKEN_URL": ""}, 77, "The token endpoint answered 404 and no JSON"),
+                ("other", {"TOKEN_RESOURCE": ""}, 78, "The issuer gave an opaque token"),
+                ("other", {"TOKEN_SCOPE": "read:timesheets"}, 77, "The token does not permit uploads"),
+                ("other", {"TOKEN_SCOPE": ""}, 77, "token ok, good for 10 minutes\nread 1 rows\nThe API says: "),
+            ):
+                done = run("sync.py", "-v", "--state-dir", tmp_path / state, export, **env | change)
+                assert done.returncode == status and done.stderr.startswith(says), done.stderr
+            (cache,) = (tmp_path / "kept").glob("token-*.json")
+            token = json.loads(cache.read_text())["token"]
+            (entry,) = json.loads(server.request("GET", "/timesheets/upload", token)[2])
+            told = [entry[name] for name in ("user_id", "date", "project", "hours", "source")]
+            assert told == ["jane@x.example", "2026-11-02", "Web", 1.5, "job"]
+            status, _, body = server.request("GET", "/timesheets", token)
+            assert (status, json.loads(body)["code"]) == (403, "person_required")
 
 
 def test_token_that_the_api_refuses_is_fetched_once_more(world):
