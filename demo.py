@@ -238,7 +238,9 @@ def start_api(tenant, folder, stack):
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
     command = [sys.executable, str(HERE / "timesheets.py")]
     log = stack.enter_context((folder / "api.log").open("w"))
-    api = subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, stdout=subprocess.PIPE, stderr=log, text=True)
+    # In a session of its own Ctrl-C does not reach it: two signals at once can lock it up (seen with Granian 2.8).
+    pipes = {"stdout": subprocess.PIPE, "stderr": log, "text": True, "start_new_session": True}
+    api = subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, **pipes)
     stack.callback(lambda: (api.terminate(), api.wait(), api.stdout.close()))
     banner = api.stdout.readline().strip()
     found = re.search(r"http://[\d.:]+", banner)
@@ -311,10 +313,11 @@ def main():
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--exit", action="store_true", help="stop after the steps")
     stay = not options.parse_args().exit
-    # A terminal that cannot show the bars shows question marks. `kill` ends the walk as Ctrl-C does, so that the
-    # API and the temporary folder go too.
+    # A terminal that cannot show the bars shows question marks. `kill`, and closing the terminal, end the walk as
+    # Ctrl-C does, so that the API and the temporary folder go too.
     sys.stdout.reconfigure(errors="replace")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timesheets-demo-")))
         walk(stack.enter_context(Tenant()), folder, stack)

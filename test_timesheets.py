@@ -3348,6 +3348,7 @@ def copied(tmp_path_factory):
         pytest.param(signal.SIGINT, "Serving until", 0, id="ctrl-c-serving"),
         pytest.param(signal.SIGTERM, "$ python sync.py", 143, id="kill-in-a-sync"),
         pytest.param(signal.SIGTERM, "Serving until", 143, id="kill-serving"),
+        pytest.param(signal.SIGHUP, "Serving until", 129, id="closed-terminal"),
     ],
 )
 def test_stopping_the_demo_leaves_nothing_behind(tmp_path, number, until, status):

@@ -47,6 +47,7 @@ import os
 import pathlib
 import random
 import re
+import signal
 import socket
 import sqlite3
 import sys
@@ -1793,6 +1794,10 @@ def log_to_stderr(settings):
 
 def worker(settings):
     """What each worker process serves."""
+    # Ctrl-C reaches every process at once, and the first one then ends the workers; a worker that gets both signals
+    # may lock up (seen with Granian 2.8), so it does not listen to Ctrl-C.
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     log_to_stderr(settings)
     return gateway(create_app(settings))
 
@@ -1816,6 +1821,7 @@ def serve(settings):
         ssl_cert=pathlib.Path(settings.tls_cert) if settings.tls_cert else None,
         ssl_key=pathlib.Path(settings.tls_key) if settings.tls_key else None,
         respawn_failed_workers=True,
+        workers_kill_timeout=BODY_DEADLINE + 5,  # what is in flight has ended by then
         log_level="warning",
     ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
 
