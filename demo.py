@@ -117,7 +117,10 @@ class Tenant:
         self.published[:] = [jwk for jwk in self.published if jwk["kid"] != kid]
 
     def fail(self, path, fault, times=None):
-        """Answer `path` with a fault (500 html empty slow drip reset redirect huge 429), `times` often or until heal()."""
+        """Answer `path` with a fault, `times` often or until heal().
+
+        Faults: 500 html empty slow drip drip-head reset redirect huge 429.
+        """
         self.healed.clear()
         self.faults[path] = [fault] * times if times else collections.defaultdict(lambda: fault)
 
@@ -180,6 +183,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
             return
         if fault == "slow":
             self.tenant.healed.wait(60)
+        while fault == "drip-head" and not self.tenant.healed.wait(0.2):
+            self.wfile.write(b"x")
         status, body = {"500": (500, b"{}"), "html": (200, b"<html>hello</html>"), "empty": (200, b"{}")}.get(
             fault, (status, body)
         )

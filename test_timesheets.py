@@ -753,7 +753,7 @@ def test_keys_while_the_issuer_is_down(keyed, fault, keys, known, first_unknown,
     assert keyed.call("GET", "/health").json["keys"]["state"] == state
 
 
-@pytest.mark.parametrize("fault", ["slow", "drip"])
+@pytest.mark.parametrize("fault", ["slow", "drip", "drip-head"])
 def test_a_slow_issuer_delays_nobody_who_has_a_known_key(keyed, monkeypatch, fault):
     """The refresh runs beside the requests; the one that needs it waits for DEADLINE, 5 s, at most (here 0.5 s)."""
     assert timesheets.DEADLINE == 5
@@ -778,6 +778,8 @@ def test_keys_recover_when_the_issuer_does(keyed):
 def test_rotated_key_works_after_one_fetch_and_the_old_one_goes_on(keyed):
     """A token by a new key is good at once; the old key's tokens stay good while it is published."""
     old = keyed.tenant.machine("batch:upload")
+    keyed.app.keys.thread.join(3)
+    assert not keyed.app.keys.thread.is_alive()  # so the next attempt is not held up
     assert (status(keyed, old), asked(keyed)) == (200, 1)
     keyed.tenant.rotate()
     keyed.app.keys.clock.now += 31

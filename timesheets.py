@@ -748,7 +748,7 @@ class InvalidToken(Problem):
 def fetch_keys(address):
     """The issuer's key set as {kid: PyJWK}. :raise OSError, ValueError, HTTPException: it cannot be had."""
     opener, body, end = urllib.request.OpenerDirector(), b"", time.monotonic() + DEADLINE
-    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    for handler in (urllib.request.ProxyHandler, HeadInTime):
         opener.add_handler(handler())  # none for redirects: the keys come from the issuer and nobody else
     with opener.open(address, timeout=DEADLINE) as answer:
         while chunk := answer.read1(65_536):
@@ -779,6 +779,33 @@ def usable_keys(document):
     if not keys:
         raise ValueError("the answer holds no key that may verify a token")
     return keys
+class HeadInTime(urllib.request.AbstractHTTPHandler):
+    """Opens http and https, and hangs up when the head of the answer is not here in time, however it drips."""
+
+    def connect(self, kind, host, **options):
+        """A connection that has DEADLINE seconds from now."""
+        connection = kind(host, **options)
+
+        def hang_up():
+            with contextlib.suppress(OSError, AttributeError):  # it is closed, or handed on to who reads the body
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(DEADLINE, hang_up)
+        timer.daemon = True
+        timer.start()
+        return connection
+
+    def http_open(self, asked):
+        """Called by the opener for http."""
+        return self.do_open(functools.partial(self.connect, http.client.HTTPConnection), asked)
+
+    def https_open(self, asked):
+        """Called by the opener for https."""
+        return self.do_open(functools.partial(self.connect, http.client.HTTPSConnection), asked)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+
 
 
 class KeySet:
@@ -821,10 +848,9 @@ class KeySet:
                 self.tried = self.clock()
                 self.thread = threading.Thread(target=self.fetch, daemon=True)
                 self.thread.start()
-            thread = self.thread
+            thread, left = self.thread, DEADLINE - (self.clock() - self.tried)
         if wait:
-            may_wait()
-            thread.join(DEADLINE)
+            thread.join(max(left, 0))
         return wait
 
     def fetch(self):
@@ -833,6 +859,8 @@ class KeySet:
             keys = fetch_keys(self.address)
         except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
             log.warning("the key set at %s cannot be fetched: %s", self.address, fault)
+        if wait:
+            may_wait()
         else:
             self.keys, self.fetched = keys, self.tried
 
