@@ -1292,6 +1292,16 @@ def test_every_change_keeps_the_old_version(api):
         (28_800, 0, 0, boss, ann),
         (28_800, 0, 1, ann, "job"),
     ]
+def test_body_is_not_read_while_the_keys_are_away(tmp_path):
+    """Who cannot be judged is answered at once, and does not fill the memory first."""
+    with demo.Tenant(audience=AUDIENCE) as tenant:
+        tenant.fail(JWKS, "500")
+        with Server(tenant, tmp_path) as server:
+            head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.machine()}\r\n"
+            head += "Content-Type: application/json\r\nContent-Length: 8000000\r\n\r\n"
+            assert server.raw(head.encode())[0] == 503
+
+
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H")
     assert all(stamp.startswith(now[:11]) for pair in api.table("changed_at, replaced_at", "history") for stamp in pair)
 

@@ -269,6 +269,10 @@ def may_wait():
     except RuntimeError:
         return
     raise MustWait
+class BodyWanted(MustWait):
+    """A request that is let in needs its body, which has not been read yet."""
+
+
 
 
 class RaceLost(Exception):
@@ -1737,26 +1741,31 @@ def gateway(app):
     """Serve a WSGI application from an event loop (RSGI, Granian's own interface), so that slow callers hold no thread.
 
     A request runs on the loop until it would have to wait (`may_wait`). Up to there it has changed nothing, so it can
-    start over in a thread, once its body is here. A body that takes too long is cut off.
+    start over in a thread. Its body is read when it is asked for, and cut off if it takes too long: whoever is refused
+    before sends it in vain.
     """
     threads = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     async def serve_one(scope, protocol):
-        environ = wsgi_environ(scope)
-        try:
-            answer = call(app, environ, BodyToCome())
-        except MustWait:
-            body = await body_in_time(protocol)
-            answer = await asyncio.get_running_loop().run_in_executor(threads, call, app, environ, body)
+        environ, body, answer = wsgi_environ(scope), BodyToCome(), None
+        with contextlib.suppress(MustWait):
+            answer = call(app, environ, body)
+        while answer is None:
+            try:
+                answer = await asyncio.get_running_loop().run_in_executor(threads, call, app, environ, body)
+            except BodyWanted:
+                body = await body_in_time(protocol)
         protocol.response_bytes(*answer)
 
     return serve_one
 
 
 class BodyToCome:
-    """The body of a request on the event loop, where nobody can wait for it."""
+    """A body that has not been read yet."""
 
-    read = staticmethod(lambda size: may_wait())
+    def read(self, size):
+        """:raise BodyWanted: always."""
+        raise BodyWanted
 
 
 class BodyTooLate:
