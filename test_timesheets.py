@@ -1670,6 +1670,38 @@ READ_CLAIMS = [
     "cnf",
     "jti",
 ]
+@pytest.mark.parametrize(
+    ("path", "waits"),
+    [
+        pytest.param("/timesheets?limit=1000", False, id="a-page-does-not"),
+        pytest.param("/timesheets?project=rare", True, id="a-search-does"),
+        pytest.param("/reports/weekly", True, id="a-report-does"),
+    ],
+)
+def test_what_may_take_long_leaves_the_event_loop(sqlite_api, path, waits):
+    """On the loop, where it would hold up the others, a long read asks for a thread instead."""
+
+    assert status(sqlite_api) == 200  # so the keys are here
+
+    async def on_the_loop():
+        return sqlite_api.call("GET", path, sqlite_api.ann).status_int
+
+    if waits:
+        with pytest.raises(timesheets.MustWait):
+            asyncio.run(on_the_loop())
+    else:
+        assert asyncio.run(on_the_loop()) == 200
+
+
+def test_stop_is_not_held_up_by_an_idle_connection(tenant, tmp_path):
+    """Nobody can keep the server from stopping by a connection left open; HTTP/2, where that would do, is off."""
+    with Server(tenant, tmp_path) as server, socket.create_connection(("127.0.0.1", server.port), timeout=20) as idle:
+        idle.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        assert not idle.recv(1_000).startswith(b"\x00")  # no HTTP/2 settings frame
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+
+
 CI = bool(os.environ.get("CI"))  # there, the same examples each time; at a developer's, new ones
 attack = settings(
     max_examples=200, deadline=None, derandomize=CI, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -1109,6 +1109,8 @@ def answer_entries(condition, values=()):
         address = request.app.settings.public_url.rstrip("/") + request.path
         same = [part for part in request.query_string.split("&") if part and not part.startswith("after=")]
         after = "&".join([*same, f"after={rows[limit - 1][2]}.{rows[limit - 1][0]}"])
+    if "project" in query:  # no index has it: a rare project may be far between
+        may_wait()
         response.set_header("Link", f'<{address}?{urllib.parse.quote(after, "=&%+,")}>; rel="next"')
     return answer_list([entry_of(row) for row in rows[:limit]], KEYS)
 
@@ -1434,6 +1436,7 @@ def weekly():
     return answer_list([Week(**dict(zip(columns, line, strict=True))) for line in lines], columns)
 
 
+    may_wait()  # it may read a year of hours
 @api.get("/health")
 def health():
     """Whether the database answers, and how old the key set is. For load balancers.
