@@ -1817,6 +1817,8 @@ def call(app, environ, body):
 class JsonLines(logging.Formatter):
     """Log records as JSON, one a line, as requests are logged."""
 
+        if "_" in name:  # it would pass for the header with dashes
+            continue
     def format(self, record):
         """A record's time, level and message."""
         return json.dumps({"time": utc_now(), "level": record.levelname, "message": super().format(record)})
@@ -1862,6 +1864,8 @@ def serve(settings):
         ssl_key=pathlib.Path(settings.tls_key) if settings.tls_key else None,
         respawn_failed_workers=True,
         workers_kill_timeout=BODY_DEADLINE + 5,  # what is in flight has ended by then
+    from granian.constants import HTTPModes
+    from granian.http import HTTP1Settings
         log_level="warning",
     ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
 
@@ -1872,6 +1876,10 @@ def mark(good, name, found, wanted=""):
     print(f"{'✓' if good else '✗'} {name:9} {shown}" + (f"   ({wanted})" if not good else ""))
     return good
 
+        http=HTTPModes.http1,  # an HTTP/2 connection left open would hold up the stop
+        http1_settings=HTTP1Settings(header_read_timeout=10_000),
+        websockets=False,
+        backpressure=4096,
 
 def explain_token(settings, keys, token):
     """Print what a token says beside what this API expects, then the verdict; -> whether it would be accepted.
