@@ -659,6 +659,13 @@ def test_grant_of_the_wrong_type_is_refused(tenant, database, name, value):
 
 
 def test_extra_issuers_share_the_keys(tenant, database):
+@pytest.mark.parametrize("subject", ["*", " * ", "x" * 201])
+def test_subject_that_is_no_name_is_refused(tenant, database, subject):
+    """`*` would read everybody's entries, and a cut name might be another's."""
+    api = Api(tenant, database)
+    assert status(api, tenant.person(subject, SCOPES + " batch:upload")) == INVALID
+
+
     """A custom domain beside the canonical one: both spell `iss` their own way, and no third does."""
     api = Api(tenant, database, EXTRA_ISSUERS="https://login.exampleco.com/")
     for issuer, status in (
@@ -1461,6 +1468,12 @@ def test_pages_follow_each_other_without_gap_or_overlap(filled, limit):
     path, seen = f"/timesheets?limit={limit}&project=A", []
     while path:
         answer = filled.call("GET", path, filled.ann)
+def test_own_hours_are_ones_own_however_the_tracker_spells_the_address(api):
+    """An upload may write an address with capitals; that makes it nobody else's."""
+    api.upload(row(user_id="Boss@Example.com"))
+    assert api.call("PUT", "/approvals/1", api.boss).json["code"] == "own_entry"
+
+
         assert len(answer.json) <= limit and len(seen) < 15
         seen += [(entry["date"], entry["id"]) for entry in answer.json]
         path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]

@@ -914,7 +914,9 @@ def judge(settings, token, key):
         or texts["idtyp"] not in ("", "user")
         or texts["preferred_username"].startswith("service-account-")
     )
-    person = None if machine else texts[settings.user_claim].strip()[:200]
+    person = None if machine else texts[settings.user_claim].strip()
+    if person and (person == "*" or len(person) > 200):
+        raise InvalidToken(f"{settings.user_claim} is no name of a person")
     scopes = frozenset(texts["scope"].split(" ")).union(*grants.values())
     return Caller(client, person, scopes, max(times["iat"], times["nbf"]), times["exp"])
 
@@ -1389,7 +1391,7 @@ def approve(entry_id):
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
-        if entry.user_id == request["caller"].person:
+        if entry.user_id.casefold() == request["caller"].person.casefold():  # exports spell addresses as they like
             raise Problem(403, "own_entry", "Nobody approves their own hours; another approver can.")
         if not entry.approved:
             change(db, entry, "approved", 1)
