@@ -103,6 +103,13 @@ def issuer(text):
     return f"https://{text.rstrip('/')}/"
 
 
+def file_path(text):
+    """The path of a file that is there."""
+    if not os.path.isfile(text):
+        raise ValueError(f"names no file: {text}")
+    return text
+
+
 def words(text):
     """Values with commas between them."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -163,8 +170,8 @@ class Settings:
     host: str = setting("HOST", "the address to listen on", "127.0.0.1")
     port: int = setting("PORT", "the port to listen on; 0 takes a free one", 8080, number(0, 65535))
     workers: int = setting("WORKERS", "how many processes serve", 1, number(1, 64))
-    tls_cert: str = setting("TLS_CERT", "the certificate chain's file (PEM), to serve HTTPS without a proxy", "")
-    tls_key: str = setting("TLS_KEY", "the file of that certificate's private key (PEM)", "")
+    tls_cert: str = setting("TLS_CERT", "the certificate chain's file (PEM), to serve HTTPS itself", "", file_path)
+    tls_key: str = setting("TLS_KEY", "the file of that certificate's private key (PEM)", "", file_path)
     cors_origins: tuple = setting("CORS_ORIGINS", "browser origins that may call, with commas between", (), words)
     public_url: str = setting("PUBLIC_URL", "this API's own URL as its callers see it", "", url)
 
@@ -188,7 +195,7 @@ class Settings:
                     raise ValueError("is not set")
             except ValueError as fault:
                 faults.append(f"{variable} {fault}. It is {meaning}.")
-        if bool(values.get("tls_cert")) != bool(values.get("tls_key")):
+        if bool(env.get("TLS_CERT")) != bool(env.get("TLS_KEY")):
             faults.append("TLS_CERT and TLS_KEY belong together. Only one of them is set.")
         if faults:
             raise Faults(faults)
@@ -262,6 +269,10 @@ class MustWait(BaseException):
     """A request on the server's event loop would have to wait. It starts over in a thread; see `gateway`."""
 
 
+class BodyWanted(MustWait):
+    """A request that is let in needs its body, which has not been read yet."""
+
+
 def may_wait():
     """Goes before all that waits, for a body, the disk or the issuer. :raise MustWait: this is an event loop."""
     try:
@@ -269,10 +280,6 @@ def may_wait():
     except RuntimeError:
         return
     raise MustWait
-class BodyWanted(MustWait):
-    """A request that is let in needs its body, which has not been read yet."""
-
-
 
 
 class RaceLost(Exception):
@@ -456,6 +463,10 @@ class Postgres(Database):
             import psycopg_pool
         except ImportError:
             raise Faults(["DATABASE_URL is PostgreSQL's, which needs a package more: psycopg[binary,pool]."]) from None
+        try:
+            psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.Error:  # whose text would show the password
+            raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
         self.url, self.errors = url, psycopg.errors
         self.pool = psycopg_pool.ConnectionPool(
             url, min_size=1, max_size=THREADS, timeout=5, open=False, kwargs={"autocommit": True}
@@ -522,7 +533,9 @@ class PostgresConnection:
 
 
 def open_database(url):
-    """The database at a path or a postgresql:// address."""
+    """The database at a path or a postgresql:// address. :raise Faults: it cannot be one."""
+    if url == ":memory:":
+        raise Faults(["DATABASE_URL is :memory:, of which each connection would have its own. It must be a file."])
     return Postgres(url) if url.startswith(("postgresql://", "postgres://")) else Database(url)
 
 
@@ -570,6 +583,8 @@ def text(low, high):
 
 def calendar_date(written):
     """YYYY-MM-DD, an ISO date-time or Java's Date.toString() as YYYY-MM-DD: the date as written, whatever the zone."""
+    if len(written) > 64:
+        raise ValueError
     if match := ISO_DATE.fullmatch(written):
         return date.fromisoformat(match[1]).isoformat()
     if match := JAVA_DATE.fullmatch(written):
@@ -583,8 +598,6 @@ def day(value):
     try:
         return calendar_date(value)
     except (ValueError, TypeError):
-    if len(written) > 64:
-        raise ValueError
         raise ValueError("must be a date such as 2026-11-20") from None
 
 
@@ -766,25 +779,6 @@ def fetch_keys(address):
     return usable_keys(json.loads(body))
 
 
-def usable_keys(document):
-    """The keys of a JWKS that may verify tokens (RFC 7517 section 4), by key id. :raise ValueError: there are none.
-
-    Left out: symmetric, encryption and malformed keys, keys without an id, RSA below 2048 bits. A key that names no
-    algorithm gets the first of its type (RS256 for RSA); a token's header never chooses.
-    """
-    keys = {}
-    members = document.get("keys") if isinstance(document, dict) else None
-    for jwk in members if isinstance(members, list) else []:
-        try:
-            key = jwt.PyJWK(jwk)
-            strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
-            if strong and jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"]):
-                keys.setdefault(jwk["kid"], key)
-        except BROKEN_KEY:
-            continue  # one bad member must not take the good ones away
-    if not keys:
-        raise ValueError("the answer holds no key that may verify a token")
-    return keys
 class HeadInTime(urllib.request.AbstractHTTPHandler):
     """Opens http and https, and hangs up when the head of the answer is not here in time, however it drips."""
 
@@ -812,6 +806,25 @@ class HeadInTime(urllib.request.AbstractHTTPHandler):
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
 
+def usable_keys(document):
+    """The keys of a JWKS that may verify tokens (RFC 7517 section 4), by key id. :raise ValueError: there are none.
+
+    Left out: symmetric, encryption and malformed keys, keys without an id, RSA below 2048 bits. A key that names no
+    algorithm gets the first of its type (RS256 for RSA); a token's header never chooses.
+    """
+    keys = {}
+    members = document.get("keys") if isinstance(document, dict) else None
+    for jwk in members if isinstance(members, list) else []:
+        try:
+            key = jwt.PyJWK(jwk)
+            strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
+            if strong and jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"]):
+                keys.setdefault(jwk["kid"], key)
+        except BROKEN_KEY:
+            continue  # one bad member must not take the good ones away
+    if not keys:
+        raise ValueError("the answer holds no key that may verify a token")
+    return keys
 
 
 class KeySet:
@@ -847,6 +860,8 @@ class KeySet:
 
     def refresh(self, wait):
         """Fetch in a thread, unless that was tried a moment ago; -> whether an attempt was waited for."""
+        if wait:
+            may_wait()
         with self.lock:
             if not self.thread.is_alive():
                 if self.clock() - self.tried < (PAUSE if self.keys else DEADLINE):  # without keys, sooner
@@ -865,8 +880,6 @@ class KeySet:
             keys = fetch_keys(self.address)
         except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
             log.warning("the key set at %s cannot be fetched: %s", self.address, fault)
-        if wait:
-            may_wait()
         else:
             self.keys, self.fetched = keys, self.tried
 
@@ -1073,7 +1086,7 @@ def answer(value, status=200, location=None):
 def answer_list(items, columns):
     """Send a bare JSON array, or CSV (RFC 4180) to a caller who accepts text/csv."""
     response.add_header("Vary", "Accept")
-    if "text/csv" not in request.environ.get("HTTP_ACCEPT", ""):
+    if "text/csv" not in request.environ.get("HTTP_ACCEPT", "").lower():
         return answer(items)
     sheet = io.StringIO()
     csv.writer(sheet).writerows([columns, *([cell(getattr(item, column)) for column in columns] for item in items)])
@@ -1096,6 +1109,8 @@ PAGE = {"limit": number(1, 1000), "after": page_mark}
 def answer_entries(condition, values=()):
     """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288)."""
     query, conditions, values = request["asked"], [condition, "voided = 0"], list(values)
+    if "project" in query:  # no index has it: a rare project may be far between
+        may_wait()
     for name, filtered in FILTERS.items():
         if name in query:
             conditions.append(filtered)
@@ -1111,11 +1126,9 @@ def answer_entries(condition, values=()):
     rows = request.app.db.read(f"{select} ORDER BY date, id LIMIT ?", [*values * len(halves), limit + 1])
     if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
         address = request.app.settings.public_url.rstrip("/") + request.path
-        same = [part for part in request.query_string.split("&") if part and not part.startswith("after=")]
-        after = "&".join([*same, f"after={rows[limit - 1][2]}.{rows[limit - 1][0]}"])
-    if "project" in query:  # no index has it: a rare project may be far between
-        may_wait()
-        response.set_header("Link", f'<{address}?{urllib.parse.quote(after, "=&%+,")}>; rel="next"')
+        same = [pair for pair in urllib.parse.parse_qsl(request.query_string) if pair[0] != "after"]
+        after = urllib.parse.urlencode([*same, ("after", f"{rows[limit - 1][2]}.{rows[limit - 1][0]}")])
+        response.set_header("Link", f'<{address}?{after}>; rel="next"')
     return answer_list([entry_of(row) for row in rows[:limit]], KEYS)
 
 
@@ -1423,6 +1436,7 @@ def weekly():
 
     :return 200: Weeks
     """
+    may_wait()  # it may read a year of hours
     query, caller = request["asked"], request["caller"]
     by = query.get("by", "user,project").replace("user", "user_id").split(",")
     whose, values = ("1 = 1", []) if "approve:timesheets" in caller.scopes else ("user_id = ?", [caller.person])
@@ -1440,7 +1454,6 @@ def weekly():
     return answer_list([Week(**dict(zip(columns, line, strict=True))) for line in lines], columns)
 
 
-    may_wait()  # it may read a year of hours
 @api.get("/health")
 def health():
     """Whether the database answers, and how old the key set is. For load balancers.
@@ -1804,6 +1817,8 @@ def wsgi_environ(scope):
     environ = {"REQUEST_METHOD": scope.method, "PATH_INFO": path, "QUERY_STRING": scope.query_string}
     environ |= {"SERVER_NAME": "", "SERVER_PORT": "", "wsgi.url_scheme": scope.scheme, "wsgi.errors": sys.stderr}
     for name in scope.headers.keys():  # noqa: SIM118 (it is no dict)
+        if "_" in name:  # it would pass for the header with dashes
+            continue
         variable = name.upper().replace("-", "_")
         # Granian holds back a value outside ASCII: better an empty value than none, which means no such header.
         value = ",".join(scope.headers.get_all(name)) if scope.headers.get(name) is not None else ""
@@ -1821,8 +1836,6 @@ def call(app, environ, body):
 class JsonLines(logging.Formatter):
     """Log records as JSON, one a line, as requests are logged."""
 
-        if "_" in name:  # it would pass for the header with dashes
-            continue
     def format(self, record):
         """A record's time, level and message."""
         return json.dumps({"time": utc_now(), "level": record.levelname, "message": super().format(record)})
@@ -1851,6 +1864,8 @@ def worker(settings):
 def serve(settings):
     """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: database. :raise OSError: port."""
     from granian import Granian  # here, because `import timesheets` needs no server and should be quick
+    from granian.constants import HTTPModes
+    from granian.http import HTTP1Settings
 
     open_database(settings.database_url).migrate()
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -1861,6 +1876,10 @@ def serve(settings):
     Granian(
         "timesheets",
         interface="rsgi",
+        http=HTTPModes.http1,  # an HTTP/2 connection left open would hold up the stop
+        http1_settings=HTTP1Settings(header_read_timeout=10_000),
+        websockets=False,
+        backpressure=4096,
         address=settings.host,
         port=port,
         workers=settings.workers,
@@ -1868,8 +1887,6 @@ def serve(settings):
         ssl_key=pathlib.Path(settings.tls_key) if settings.tls_key else None,
         respawn_failed_workers=True,
         workers_kill_timeout=BODY_DEADLINE + 5,  # what is in flight has ended by then
-    from granian.constants import HTTPModes
-    from granian.http import HTTP1Settings
         log_level="warning",
     ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
 
@@ -1880,10 +1897,6 @@ def mark(good, name, found, wanted=""):
     print(f"{'✓' if good else '✗'} {name:9} {shown}" + (f"   ({wanted})" if not good else ""))
     return good
 
-        http=HTTPModes.http1,  # an HTTP/2 connection left open would hold up the stop
-        http1_settings=HTTP1Settings(header_read_timeout=10_000),
-        websockets=False,
-        backpressure=4096,
 
 def explain_token(settings, keys, token):
     """Print what a token says beside what this API expects, then the verdict; -> whether it would be accepted.
@@ -1895,9 +1908,9 @@ def explain_token(settings, keys, token):
         now, audience = time.time(), claims.get("aud")
     except (ValueError, AttributeError):
         return mark(False, "token", "is no JWT", "Auth0 gives an opaque one when the request for it named no audience")
-    mark(header.get("alg") in ALGORITHMS, "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default")
+    mark(header.get("alg") in [*ALGORITHMS], "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default")
     mark(str(header.get("typ", "JWT")).lower() in TOKEN_TYPES, "typ", header.get("typ"), "an access token")
-    mark(header.get("kid") in keys.keys, "kid", header.get("kid"), f"one of {', '.join(map(str, keys.keys))}")
+    mark(header.get("kid") in [*keys.keys], "kid", header.get("kid"), f"one of {', '.join(map(str, keys.keys))}")
     issuers = [settings.issuer, *settings.extra_issuers]
     mark(claims.get("iss") in issuers, "iss", claims.get("iss"), f"exactly {' or '.join(issuers)}")
     good = settings.audience in (audience if isinstance(audience, list) else [audience])
@@ -1912,7 +1925,7 @@ def explain_token(settings, keys, token):
         mark(known and good(when), name, f"{when}{minutes}", wanted)
     mark(claims.get("sub"), "sub", claims.get("sub"), "who it speaks for")
     try:
-        caller = judge(settings, token, keys.find(header.get("kid")))
+        caller = judge(settings, token, keys.find(str(header.get("kid"))))
     except Problem as problem:
         return mark(False, "verdict", "refused", str(problem.reason or problem.detail))
     mark(True, "speaks for", caller.person or f"the program {caller.client}")
@@ -1927,7 +1940,7 @@ def explain_token(settings, keys, token):
 def explain_settings(settings, keys):
     """Print whether settings, issuer and database fit together; -> whether they do."""
     for field in dataclasses.fields(settings):
-        mark(True, field.metadata["variable"], re.sub(r"//[^/@]*@", "//", str(getattr(settings, field.name))))
+        mark(True, field.metadata["variable"], re.sub(r"//.*@|\?.*", "//", str(getattr(settings, field.name))))
     discovery = settings.issuer.rstrip("/") + "/.well-known/openid-configuration"
     try:
         with urllib.request.urlopen(discovery, timeout=DEADLINE) as answer:
@@ -1971,7 +1984,7 @@ def main(arguments):
         print(*faults.args[0], sep="\n", file=sys.stderr)
         sys.exit(78)
     except OSError as fault:
-        sys.exit(fault)
+        sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {fault}")
 
 
 if __name__ == "__main__":
