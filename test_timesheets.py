@@ -20,9 +20,11 @@ import hmac
 import html
 import http.client
 import http.server
+import importlib
 import inspect
 import io
 import ipaddress
+import itertools
 import json
 import os
 import pathlib
@@ -2115,6 +2117,65 @@ def test_a_request_is_one_line_in_the_log(tenant, tmp_path, form):
         first, second = map(json.loads, lines)
         assert (first["status"], first["request_id"], first["caller"]) == (401, "abc-1", None)
         assert (second["status"], second["caller"], second["path"]) == (200, "job", "/timesheets/upload")
+
+
+CLIENT = """
+import sys
+from the_timesheets_api_client import AuthenticatedClient
+from the_timesheets_api_client.api.default import upload
+from the_timesheets_api_client.models import UploadedEntry
+client = AuthenticatedClient(base_url=sys.argv[1], token=sys.argv[2])
+good = UploadedEntry("ann@example.com", "2026-11-20", "StoreZero", 7.5, external_id="toggl:ann:1")
+bad = UploadedEntry("ann@example.com", "2026-11-20", "StoreZero", 25, external_id="toggl:ann:2")
+rows = upload.sync(client=client, body=[good, bad])
+created, rejected = rows.results
+print(rows.created, rows.rejected, rejected.status.name, *(fault.field for fault in rejected.errors))
+entry = upload.sync(client=client, body=good)
+print(type(entry).__name__, repr(entry.date), entry.hours, entry.external_id, entry.id == created.id)
+"""
+
+
+@heavy
+def test_client_generated_from_openapi_uploads(live, tenant, tmp_path):
+    """openapi-python-client makes of the document, without a warning, a client that needs no JSON by hand."""
+    if not shutil.which("uv"):
+        pytest.skip("uv is not there to generate a client and to get what it needs")
+    made, token = tmp_path / "client", tenant.machine("batch:upload", client="generated")
+    generate = ["uvx", "openapi-python-client", "generate", "--fail-on-warning", "--url", live.url + "/openapi.json"]
+    use = ["uv", "run", "--no-project", "--isolated", "--python", sys.executable, "--with", made, "python", "-c"]
+    for command in ([*generate, "--output-path", made], [*use, CLIENT, live.url, token]):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    rows, entry = done.stdout.splitlines()
+    assert rows == "1 1 REJECTED hours"
+    assert entry == "Entry datetime.date(2026, 11, 20) 7.5 toggl:ann:1 True"
+
+
+def test_page_in_a_browser(live, tmp_path):
+    """On a phone and at a desk, light and dark: one request, no complaint of Chromium's or axe-core's, no overflow."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium:
+        pytest.skip("there is no Chromium here to show the page")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python: see .ci/run")
+    playwright = importlib.import_module("playwright.sync_api")
+
+    with playwright.sync_playwright() as driver:  # ends with the test: meanwhile this thread has an event loop, and may not wait
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width, colours in itertools.product((390, 1280), ("light", "dark")):
+            page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=colours)
+            asked, complaints = [], []
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.on("requestfailed", lambda request, to=complaints: to.append(f"{request.url} {request.failure}"))
+            page.on("console", lambda message, to=complaints: to.append(message.text))
+            page.on("pageerror", lambda fault, to=complaints: to.append(str(fault)))
+            assert page.goto(live.url, wait_until="networkidle").status == 200
+            page.screenshot(path=tmp_path / f"{width}-{colours}.png", full_page=True)
+            assert (asked, complaints) == ([live.url + "/"], [])
+            assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+            found = axe.Axe().run(page, options={})  # by the devtools protocol, which the page's own policy does not bind
+            assert found.violations_count == 0, f"{width} {colours}: {found.generate_report()}"
+            assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
+        browser.close()
 
 
 # ---- Indexes: no list reads more of the table than its page ----

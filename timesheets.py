@@ -1488,14 +1488,15 @@ def taken(readers):
 
 ANSWERS = [Entry, Results, Week, Health, ProblemDetails]
 _, SCHEMAS = msgspec.json.schema_components(ANSWERS, ref_template="#/components/schemas/{name}")
-REHEARSED = SCHEMAS["Entry"] | {"properties": SCHEMAS["Entry"]["properties"] | {"id": {"type": "null"}}}
+NO_ID_YET = SCHEMAS["Entry"]["properties"] | {"id": {"type": "null"}}
 SCHEMAS |= {
     "OwnEntry": taken(OWN_ENTRY),
     "UploadedEntry": taken(UPLOADED_ENTRY),
     "VoidedEntry": taken(VOIDED_ENTRY),
-    "Upload": {"anyOf": [refer("UploadedEntry"), refer("VoidedEntry"), {"type": "array", "maxItems": MAX_ROWS}]},
+    "Row": {"anyOf": [refer("UploadedEntry"), refer("VoidedEntry")]},
+    "Upload": {"anyOf": [refer("Row"), array(refer("Row")) | {"maxItems": MAX_ROWS}]},
     "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result"), refer("Rehearsed")]},
-    "Rehearsed": REHEARSED,  # an entry that would be created: dry_run=1
+    "Rehearsed": SCHEMAS["Entry"] | {"title": "Rehearsed", "properties": NO_ID_YET},  # would be created: dry_run=1
     "Entries": array(refer("Entry")),
     "Weeks": array(refer("Week")),
     "Anything": {"type": "object"},
