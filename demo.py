@@ -16,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import http.server
+import io
 import json
 import os
 import pathlib
@@ -157,6 +158,8 @@ class Tenant:
 class Answers(http.server.BaseHTTPRequestHandler):
     """The tenant's HTTP side."""
 
+    tenant: Tenant
+
     def do_GET(self):
         """Key set and discovery."""
         url = self.tenant.url
@@ -245,8 +248,8 @@ def start_api(tenant, folder, stack):
     log = stack.enter_context((folder / "api.log").open("w"))
     # In a session of its own Ctrl-C does not reach it: two signals at once can lock it up (seen with Granian 2.8).
     pipes = {"stdout": subprocess.PIPE, "stderr": log, "text": True, "start_new_session": True}
-    api = subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, **pipes)
-    stack.callback(lambda: (api.terminate(), api.wait(), api.stdout.close()))
+    api = stack.enter_context(subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, **pipes))
+    stack.callback(api.terminate)
     banner = api.stdout.readline().strip()
     found = re.search(r"http://[\d.:]+", banner)
     for _ in range(200):
@@ -320,7 +323,8 @@ def main():
     stay = not options.parse_args().exit
     # A terminal that cannot show the bars shows question marks. `kill`, and closing the terminal, end the walk as
     # Ctrl-C does, so that the API and the temporary folder go too.
-    sys.stdout.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
         signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):

@@ -891,7 +891,8 @@ CALLER_CLAIMS = ("sub", "azp", "client_id", "cid", "oid", "gty", "idtyp", "prefe
 
 def signed_claims(settings, token, key):
     """The claims of a token that `key` signed for this API (RFC 7519, 8725, 9068). :raise InvalidToken: in doubt."""
-    options = {"require": ["exp", "iat", "sub"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+    options: jwt.types.Options = {"require": ["exp", "iat", "sub"]}
+    options |= {"verify_exp": False, "verify_iat": False, "verify_nbf": False}  # the clock's part is in `verify`
     algorithms, issuers = [key.algorithm_name], [settings.issuer, *settings.extra_issuers]
     try:
         decoded = jwt.decode_complete(token, key, algorithms, options, audience=settings.audience, issuer=issuers)
@@ -977,6 +978,8 @@ def requires(scope, machines=False, query=None):
     """
 
     def guard(handler):
+        handler.scope, handler.query = scope, query or {}  # for /openapi.json
+
         @functools.wraps(handler)
         def guarded(**arguments):
             caller = verify(bearer_token(request.environ.get("HTTP_AUTHORIZATION")), request.app)
@@ -984,10 +987,9 @@ def requires(scope, machines=False, query=None):
                 raise insufficient_scope(scope)
             if not machines and not caller.person:
                 raise Problem(403, "person_required", NO_PERSON, reason=caller.client)
-            request["caller"], request["asked"] = caller, read_query(query or {})
+            request["caller"], request["asked"] = caller, read_query(handler.query)
             return handler(**arguments)
 
-        guarded.scope, guarded.query = scope, query or {}
         return guarded
 
     return guard
@@ -1064,6 +1066,7 @@ class Health(msgspec.Struct):
     keys: KeySetHealth
 
 
+STATUSES = Results.__struct_fields__[:-1]
 KEYS = Entry.__struct_fields__
 COLUMNS = ", ".join(KEYS).replace("hours", "seconds")
 
@@ -1168,7 +1171,7 @@ def upload():
     if rows is not sent:
         return answer_one(results[0], stored)
     counts = collections.Counter(result.status for result in results)
-    return answer(Results(*(counts[status] for status in Results.__struct_fields__[:-1]), results))
+    return answer(Results(**{status: counts[status] for status in STATUSES}, results=results))
 
 
 FIELDS = ("user_id", "date", "project", "hours", "description")
@@ -1642,7 +1645,7 @@ The same in a form for programs: <a href="/openapi.json">openapi.json</a>.</p>
 % for method, path, operation in operations:
 % scope = operation.get('security', [{}])[0].get('auth0', [''])[0]
 <h2>{{method}} {{path}}</h2>
-<p>{{operation['description']}}</p>
+<p>{{!marked(operation['description'])}}</p>
 <p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
 <pre tabindex="0" role="region" aria-label="curl for {{method}} {{path}}">curl -X {{method}} \\
 % if scope:
@@ -1657,6 +1660,11 @@ The same in a form for programs: <a href="/openapi.json">openapi.json</a>.</p>
 </body>
 </html>
 """
+
+
+def marked(text):
+    """Markdown's `code`, the only mark that descriptions use, as HTML."""
+    return re.sub("`(.+?)`", r"<code>\1</code>", bottle.html_escape(text))
 
 
 @api.get("/")
@@ -1680,7 +1688,7 @@ def page():
     facts = {"issuer": settings.issuer, "audience": settings.audience, "state": request.app.keys.state()}
     base = settings.public_url.rstrip("/") or "$API"
     return bottle.template(
-        PAGE_TEMPLATE, info=description["info"], operations=operations, style=STYLE, base=base, **facts
+        PAGE_TEMPLATE, info=description["info"], operations=operations, style=STYLE, base=base, marked=marked, **facts
     )
 
 
@@ -1865,8 +1873,9 @@ def worker(settings):
 def serve(settings):
     """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: database. :raise OSError: port."""
     from granian import Granian  # here, because `import timesheets` needs no server and should be quick
-    from granian.constants import HTTPModes
+    from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
+    from granian.log import LogLevels
 
     open_database(settings.database_url).migrate()
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -1876,7 +1885,7 @@ def serve(settings):
     print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}", flush=True)
     Granian(
         "timesheets",
-        interface="rsgi",
+        interface=Interfaces.RSGI,
         http=HTTPModes.http1,  # an HTTP/2 connection left open would hold up the stop
         http1_settings=HTTP1Settings(header_read_timeout=10_000),
         websockets=False,
@@ -1888,7 +1897,7 @@ def serve(settings):
         ssl_key=pathlib.Path(settings.tls_key) if settings.tls_key else None,
         respawn_failed_workers=True,
         workers_kill_timeout=BODY_DEADLINE + 5,  # what is in flight has ended by then
-        log_level="warning",
+        log_level=LogLevels.warning,
     ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
 
 
@@ -1916,14 +1925,14 @@ def explain_token(settings, keys, token):
     mark(claims.get("iss") in issuers, "iss", claims.get("iss"), f"exactly {' or '.join(issuers)}")
     good = settings.audience in (audience if isinstance(audience, list) else [audience])
     mark(good, "aud", audience, f"exactly {settings.audience}")
-    for name, good, wanted in (
+    for name, in_time, wanted in (
         ("exp", lambda time: time + LEEWAY > now, "it has expired; get a new token"),
         ("iat", lambda time: time - LEEWAY <= now, "in the past; compare the clocks"),
     ):
         when = claims.get(name)
         known = type(when) in (int, float)
         minutes = f" ({(when - now) / 60:+,.0f} min)" if known else ""
-        mark(known and good(when), name, f"{when}{minutes}", wanted)
+        mark(known and in_time(when), name, f"{when}{minutes}", wanted)
     mark(claims.get("sub"), "sub", claims.get("sub"), "who it speaks for")
     try:
         caller = judge(settings, token, keys.find(str(header.get("kid"))))
