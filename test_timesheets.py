@@ -3430,14 +3430,22 @@ def test_stand_in_tenant_answers_as_auth0_does(tenant, form, status, error):
 
 
 def test_documents_name_what_there_is():
-    """README and crontab speak of the settings, options and functions that the programs have."""
+    """README and crontab speak of the settings, options, functions, tests and codes that the programs have."""
     readme, crontab = (HERE / "README.md").read_text(), (HERE / "crontab.example").read_text()
-    variables = {field.metadata["variable"] for field in dataclasses.fields(timesheets.Settings)}
-    assert {name for name in re.findall(r"^\| `([A-Z0-9_]+)`", readme, re.MULTILINE)} == variables
+    api, job = (inspect.getsource(module) for module in (timesheets, sync))
+    for name in re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)\b", readme):
+        assert name in api + job or name == "TEST_DATABASE_URL", name
     options = set(re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout))
-    cells = [line.split("|")[1] for line in readme.splitlines() if line.startswith("| `--")]
-    assert set(re.findall(r"--[a-z-]+", " ".join(cells))) == options - {"--help"}
+    assert set(re.findall(r"`(--[a-z][a-z-]+)", readme)) <= options
     assert inspect.getsource(timesheets.requires) in readme
+    rules = [line.split("|")[2:4] for line in readme.splitlines() if line.startswith("| RFC ")]
+    assert {"6750", "9068", "8725", "9700", "6749"} <= set(re.findall(r"^\| RFC (\d+)", readme, re.MULTILINE))
+    for places, proofs in rules:
+        assert all(hasattr(timesheets, name) or hasattr(sync, name) for name in re.findall(r"`(\w+)`", places)), places
+        assert all(name in globals() for name in re.findall(r"`(\w+)`", proofs)), proofs
+    refusals = readme.partition("## Why was I refused?")[2].partition("\n## ")[0]
+    codes = re.findall(r'\b[45]\d\d, "([a-z_]+)"', api) + [code for code, _ in timesheets.BOTTLES_OWN.values()]
+    assert {*re.findall(r"`([a-z]+_?[a-z_]*)`(?=[, |]*[`|])", refusals)} >= {*codes} - {"bad_request"}
     assert readme.count("\n") <= 300
     assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= options
     for line in crontab.splitlines():
@@ -3566,12 +3574,24 @@ def test_readme_shows_what_the_demo_says(tmp_path):
     assert [line for line in shown if line not in rest] == []  # `in` moves on, so the order counts
 
 
-def test_readme_settings_have_the_programs_defaults():
-    """The table's second column is what Settings says."""
-    table = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (\S+) \|", (HERE / "README.md").read_text(), re.MULTILINE))
-    for field in dataclasses.fields(timesheets.Settings):
-        default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
-        assert table[field.metadata["variable"]] == ("none" if field.default in ("", (), None) else default)
+def test_readme_moves_sqlite_to_postgresql(tenant, database, tmp_path):
+    """README's commands take every row along, NULL and empty text told apart; the API goes on with the next id."""
+    if not database.startswith("postgres") or not all(map(shutil.which, ("bash", "sqlite3", "psql"))):
+        pytest.skip("it takes PostgreSQL, psql and the sqlite3 shell")
+    with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as old:
+        old.upload(*(row(f"e{n}", description='a "b", c' if n % 2 else "") for n in range(10)))
+        old.upload(row("e1", hours=2), row(None))
+        old.call("POST", "/timesheets", old.ann, OWN, Idempotency_Key="k")
+        old.call("PUT", "/approvals/1", old.boss)
+        with contextlib.closing(Api(tenant, database)) as new:
+            commands = re.search(r"```sh\n[^`]*explain.*\n(for table[^`]*)```", (HERE / "README.md").read_text())[1]
+            env = {**os.environ, "DATABASE_URL": database}
+            done = subprocess.run(["bash", "-e", "-c", commands], cwd=tmp_path, env=env, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr
+            for table in ("entry", "history", "replay"):
+                assert sorted(map(repr, new.table(table=table))) == sorted(map(repr, old.table(table=table))) != []
+            assert new.upload(row("e1", hours=2), row("next"))["results"][1]["id"] == 13
+            assert new.call("POST", "/timesheets", new.ann, OWN, Idempotency_Key="k").json["id"] == 12
 
 
 def test_crontab_starts_what_can_be_started():
