@@ -14,7 +14,6 @@ import base64
 import collections
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import hmac
 import html
@@ -285,7 +284,9 @@ def signed_by(name, kid, algorithm="RS256"):
 
 def machine(**claims):
     """A maker of a machine token with some claims changed; a claim that is a function is asked when it is made."""
-    return lambda t: t.machine("batch:upload", **{name: value() if callable(value) else value for name, value in claims.items()})
+    return lambda t: t.machine(
+        "batch:upload", **{name: value() if callable(value) else value for name, value in claims.items()}
+    )
 
 
 def header(**changes):
@@ -1793,7 +1794,7 @@ def test_no_token_whatever_gives_5xx(api, parts):
 @attack
 @given(st.dictionaries(st.sampled_from(READ_CLAIMS), JSON_VALUES, min_size=1, max_size=3))
 def test_signed_claims_of_any_type_are_judged(api, claims):
-    """What the issuer itself signs, however absurd, is 200, 401 or 403; and nothing of it splits a header or a log line."""
+    """What the issuer itself signs, however absurd, is 200, 401 or 403; nothing of it splits a header or a log line."""
     answer = api.call("GET", "/timesheets/upload", api.tenant.sign(claims_of(api.tenant) | claims))
     assert answer.status_int in (200, 401, 403)
 
@@ -1859,14 +1860,16 @@ def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, capsys, where
     }[where]()
     assert "Set-Cookie" not in answer.headers and not any("owned" in value for value in answer.headers.values())
     logged = capsys.readouterr().err + caplog.text
-    assert " INFO " in logged and not any(line.startswith(("Set-Cookie", "2026-11-24 INFO")) for line in re.split(r"[\r\n\x0b]", logged))
+    assert " INFO " in logged and not any(
+        line.startswith(("Set-Cookie", "2026-11-24 INFO")) for line in re.split(r"[\r\n\x0b]", logged)
+    )
 
 
 # ---- Faults: crashes, crowds, slow callers, full disks ----
 
 
 def test_overlapping_writers_lose_and_double_nothing(tenant, database, tmp_path):
-    """16 writers, two workers and an approver at once: each change is in the history, approved entries stay as approved."""
+    """16 writers, two workers, an approver at once: each change is in the history, what is approved stays as it was."""
     with Server(tenant, tmp_path, WORKERS="2", DATABASE_URL=database) as server:
         job, boss = (
             tenant.machine("batch:upload", client="job"),
@@ -1972,7 +1975,9 @@ def test_server_out_of_room_stores_nothing_by_halves_and_resumes(tenant, tmp_pat
     import resource
 
     with Server(tenant, tmp_path) as server:
-        (worker,) = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()[-1:]
+        (worker,) = (
+            pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()[-1:]
+        )
         _, unlimited = resource.prlimit(int(worker), resource.RLIMIT_FSIZE)
         resource.prlimit(int(worker), resource.RLIMIT_FSIZE, (600_000, unlimited))
         token, stored, refused = tenant.machine("batch:upload"), 0, []
@@ -2010,7 +2015,9 @@ def test_openapi_is_valid_and_describes_every_route(api):
     document = api.call("GET", "/openapi.json").json
     openapi_spec_validator.validate(document)
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert described == {(route.method, route.rule.replace(timesheets.ENTRY_ID, "{entry_id}")) for route in api.app.routes}
+    assert described == {
+        (route.method, route.rule.replace(timesheets.ENTRY_ID, "{entry_id}")) for route in api.app.routes
+    }
     approve = document["paths"]["/approvals/{entry_id}"]["put"]
     assert approve["security"] == [{"auth0": ["approve:timesheets"]}]
     assert set(approve["responses"]) == {"200", "400", "401", "403", "404", "503"}
@@ -2026,9 +2033,21 @@ def test_every_answer_is_one_that_openapi_describes(live, tenant, tmp_path):
         pytest.skip("uvx is not there to run schemathesis")
     token = tenant.person("boss@example.com", SCOPES + " approve:timesheets batch:upload", azp="spa")
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance"
-    command = ["uvx", "schemathesis", "run", live.url + "/openapi.json", "--no-color", "--max-examples", "300", "--checks", checks]
+    command = [
+        "uvx",
+        "schemathesis",
+        "run",
+        live.url + "/openapi.json",
+        "--no-color",
+        "--max-examples",
+        "300",
+        "--checks",
+        checks,
+    ]
     command += ["--seed", "20261124"] if CI else []
-    done = subprocess.run([*command, "-H", f"Authorization: Bearer {token}"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [*command, "-H", f"Authorization: Bearer {token}"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stdout[-4_000:]
     assert int(re.search(r"(\d+) generated", done.stdout)[1]) >= 5_000
 
@@ -2079,7 +2098,11 @@ def test_explain_says_why(tenant, make, status, says):
     assert (done.returncode, done.stderr) == (status, "")
     for text in says:
         assert text.replace("{url}", tenant.url) in done.stdout
-    assert "\x1b" not in done.stdout and token.rpartition(".")[2][:20] not in done.stdout.replace(" is no JWT", "") or "." not in token
+    assert (
+        "\x1b" not in done.stdout
+        and token.rpartition(".")[2][:20] not in done.stdout.replace(" is no JWT", "")
+        or "." not in token
+    )
 
 
 @pytest.mark.parametrize(
@@ -2159,7 +2182,9 @@ def test_page_in_a_browser(live, tmp_path):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python: see .ci/run")
     playwright = importlib.import_module("playwright.sync_api")
 
-    with playwright.sync_playwright() as driver:  # ends with the test: meanwhile this thread has an event loop, and may not wait
+    with (
+        playwright.sync_playwright() as driver
+    ):  # ends with the test: meanwhile this thread has an event loop, and may not wait
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for width, colours in itertools.product((390, 1280), ("light", "dark")):
             page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=colours)
@@ -2172,7 +2197,9 @@ def test_page_in_a_browser(live, tmp_path):
             page.screenshot(path=tmp_path / f"{width}-{colours}.png", full_page=True)
             assert (asked, complaints) == ([live.url + "/"], [])
             assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-            found = axe.Axe().run(page, options={})  # by the devtools protocol, which the page's own policy does not bind
+            found = axe.Axe().run(
+                page, options={}
+            )  # by the devtools protocol, which the page's own policy does not bind
             assert found.violations_count == 0, f"{width} {colours}: {found.generate_report()}"
             assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
         browser.close()
@@ -2181,7 +2208,17 @@ def test_page_in_a_browser(live, tmp_path):
 # ---- Indexes: no list reads more of the table than its page ----
 
 
-@pytest.mark.parametrize("path", ["/timesheets", "/timesheets?user_id=*", "/timesheets?from=2026-11-01", "/approvals", "/timesheets/upload", "/reports/weekly"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/timesheets",
+        "/timesheets?user_id=*",
+        "/timesheets?from=2026-11-01",
+        "/approvals",
+        "/timesheets/upload",
+        "/reports/weekly",
+    ],
+)
 def test_no_list_scans_or_sorts_the_table(sqlite_api, path):
     """EXPLAIN QUERY PLAN of what each list really runs: index searches in order, and no sorting afterwards."""
     plans, read = [], sqlite_api.app.db.read
@@ -2204,7 +2241,9 @@ def sync_print(tmp_path, text, *options, name="export", python=sys.executable):
     file = tmp_path / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     command = [python, HERE / "sync.py", "--print", *options, file]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}, check=False
+    )
 
 
 def zipped(name, text):
@@ -2229,7 +2268,8 @@ BERLIN, USER = ("--tz", "Europe/Berlin"), ("--user", "jane@x.example")
 FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hours, description)], rows that are no entries
     (
         "toggl-classic",
-        "\ufeff" + TOGGL
+        "\ufeff"
+        + TOGGL
         + 'Jane,jane@x.example,Big,StoreZero,,"two\nlines",Yes,2026-11-02,09:00:00,2026-11-02,10:30:00,01:30:00,\n'
         + "Jane,jane@x.example,Big,StoreZero,,noon,Yes,2026-11-02,12:15:00 PM,2026-11-02,02:15:00 PM,02:00:00 AM,\n"
         + "Jane,jane@x.example,Big,StoreZero,,late,Yes,2026-11-02,23:30:00,2026-11-03,00:30:00,,\n"
@@ -2243,7 +2283,8 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     ),
     (
         "toggl-clocks-change",
-        TOGGL + "Jane,jane@x.example,Big,Web,,autumn,Yes,2026-10-25,01:30:00,2026-10-25,03:30:00,,\n"
+        TOGGL
+        + "Jane,jane@x.example,Big,Web,,autumn,Yes,2026-10-25,01:30:00,2026-10-25,03:30:00,,\n"
         + "Jane,jane@x.example,Big,Web,,spring,Yes,2026-03-29,01:30:00,2026-03-29,03:30:00,,\n",
         BERLIN,
         [
@@ -2265,20 +2306,61 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     ),
     (
         "toggl-api",
-        json.dumps([
-            TOGGL_API | {"id": 11, "start": "2026-11-02T23:30:00+00:00", "stop": "2026-11-03T00:30:00+00:00", "duration": 3600, "description": "x"},
-            TOGGL_API | {"id": 12, "start": "2026-11-03T09:00:00Z", "stop": None, "duration": -1795515828, "description": "runs"},
-        ]),
+        json.dumps(
+            [
+                TOGGL_API
+                | {
+                    "id": 11,
+                    "start": "2026-11-02T23:30:00+00:00",
+                    "stop": "2026-11-03T00:30:00+00:00",
+                    "duration": 3600,
+                    "description": "x",
+                },
+                TOGGL_API
+                | {
+                    "id": 12,
+                    "start": "2026-11-03T09:00:00Z",
+                    "stop": None,
+                    "duration": -1795515828,
+                    "description": "runs",
+                },
+            ]
+        ),
         BERLIN,
         [("toggl:1:11", "1", "2026-11-03", "5", 1.0, "x")],
     ),
     (
         "toggl-reports",
-        json.dumps([{"user_id": 1, "username": "jane", "project_id": 5, "project_name": "Web", "description": "d", "time_entries": [
-            {"id": 21, "seconds": 1200, "start": "2026-11-02T09:00:00+01:00", "stop": "2026-11-02T09:20:00+01:00"},
-            {"id": 22, "seconds": 1800, "start": "2026-11-02T10:00:00+01:00", "stop": "2026-11-02T10:30:00+01:00"}]}]),
+        json.dumps(
+            [
+                {
+                    "user_id": 1,
+                    "username": "jane",
+                    "project_id": 5,
+                    "project_name": "Web",
+                    "description": "d",
+                    "time_entries": [
+                        {
+                            "id": 21,
+                            "seconds": 1200,
+                            "start": "2026-11-02T09:00:00+01:00",
+                            "stop": "2026-11-02T09:20:00+01:00",
+                        },
+                        {
+                            "id": 22,
+                            "seconds": 1800,
+                            "start": "2026-11-02T10:00:00+01:00",
+                            "stop": "2026-11-02T10:30:00+01:00",
+                        },
+                    ],
+                }
+            ]
+        ),
         (),
-        [("toggl:jane:21", "jane", "2026-11-02", "Web", 0.3333, "d"), ("toggl:jane:22", "jane", "2026-11-02", "Web", 0.5, "d")],
+        [
+            ("toggl:jane:21", "jane", "2026-11-02", "Web", 0.3333, "d"),
+            ("toggl:jane:22", "jane", "2026-11-02", "Web", 0.5, "d"),
+        ],
     ),
     (
         "clockify",
@@ -2293,39 +2375,107 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     ),
     (
         "clockify-api",
-        json.dumps([{"id": "64ab", "description": "d", "userId": "u7", "projectId": "p1", "projectName": "Web", "timeInterval": {
-            "start": "2026-01-02T08:00:00Z", "end": "2026-01-02T16:30:00Z", "duration": "PT8H30M"}}]),
+        json.dumps(
+            [
+                {
+                    "id": "64ab",
+                    "description": "d",
+                    "userId": "u7",
+                    "projectId": "p1",
+                    "projectName": "Web",
+                    "timeInterval": {
+                        "start": "2026-01-02T08:00:00Z",
+                        "end": "2026-01-02T16:30:00Z",
+                        "duration": "PT8H30M",
+                    },
+                }
+            ]
+        ),
         BERLIN,
         [("clockify:u7:64ab", "u7", "2026-01-02", "Web", 8.5, "d")],
     ),
     (
         "harvest",
-        HARVEST + '2026-03-04,Big,Web,,Task,n,"0,25",Yes,Peter,Tester\n' * 2 + '2026-03-05,Big,Web,,Task,n,"7,5",Yes,Peter,Tester\n',
+        HARVEST
+        + '2026-03-04,Big,Web,,Task,n,"0,25",Yes,Peter,Tester\n' * 2
+        + '2026-03-05,Big,Web,,Task,n,"7,5",Yes,Peter,Tester\n',
         (),
         [
-            (f"harvest:Peter Tester:{hashed('2026-03-04', 'Web', 'n', 'Big', 'Task')}", "Peter Tester", "2026-03-04", "Web", 0.25, "n"),
-            (f"harvest:Peter Tester:{hashed('2026-03-04', 'Web', 'n', 'Big', 'Task')}:2", "Peter Tester", "2026-03-04", "Web", 0.25, "n"),
-            (f"harvest:Peter Tester:{hashed('2026-03-05', 'Web', 'n', 'Big', 'Task')}", "Peter Tester", "2026-03-05", "Web", 7.5, "n"),
+            (
+                f"harvest:Peter Tester:{hashed('2026-03-04', 'Web', 'n', 'Big', 'Task')}",
+                "Peter Tester",
+                "2026-03-04",
+                "Web",
+                0.25,
+                "n",
+            ),
+            (
+                f"harvest:Peter Tester:{hashed('2026-03-04', 'Web', 'n', 'Big', 'Task')}:2",
+                "Peter Tester",
+                "2026-03-04",
+                "Web",
+                0.25,
+                "n",
+            ),
+            (
+                f"harvest:Peter Tester:{hashed('2026-03-05', 'Web', 'n', 'Big', 'Task')}",
+                "Peter Tester",
+                "2026-03-05",
+                "Web",
+                7.5,
+                "n",
+            ),
         ],
     ),
     (
         "harvest-german",
         "Datum;Kunde;Projekt;Aufgabe;Notizen;Stunden;Vorname;Nachname\n26.01.2026;Gross;Web;T;n;6,5;J\u00f6rg;M\n",
         USER,
-        [(f"harvest:jane@x.example:{hashed('2026-01-26', 'Web', 'n', 'Gross', 'T')}", "jane@x.example", "2026-01-26", "Web", 6.5, "n")],
+        [
+            (
+                f"harvest:jane@x.example:{hashed('2026-01-26', 'Web', 'n', 'Gross', 'T')}",
+                "jane@x.example",
+                "2026-01-26",
+                "Web",
+                6.5,
+                "n",
+            )
+        ],
     ),
     (
         "harvest-api",
-        json.dumps({"time_entries": [
-            {"id": 636, "spent_date": "2026-03-02", "user": {"id": 17, "name": "Kim"}, "project": {"id": 1, "name": "Web"}, "hours": 2.11, "notes": None, "is_running": False},
-            {"id": 637, "spent_date": "2026-03-02", "user": {"id": 17, "name": "Kim"}, "project": {"id": 1, "name": "Web"}, "hours": 0.5, "notes": None, "is_running": True}],
-            "links": {"next": None}}),
+        json.dumps(
+            {
+                "time_entries": [
+                    {
+                        "id": 636,
+                        "spent_date": "2026-03-02",
+                        "user": {"id": 17, "name": "Kim"},
+                        "project": {"id": 1, "name": "Web"},
+                        "hours": 2.11,
+                        "notes": None,
+                        "is_running": False,
+                    },
+                    {
+                        "id": 637,
+                        "spent_date": "2026-03-02",
+                        "user": {"id": 17, "name": "Kim"},
+                        "project": {"id": 1, "name": "Web"},
+                        "hours": 0.5,
+                        "notes": None,
+                        "is_running": True,
+                    },
+                ],
+                "links": {"next": None},
+            }
+        ),
         (),
         [("harvest:Kim:636", "Kim", "2026-03-02", "Web", 2.11, "")],
     ),
     (
         "kimai",
-        KIMAI + '2026-06-16,12:00,12:06,0:06,EUR,0,Kevin,kevin,k@x.example,C,Web,A,d,1,"foo, bar"\n'
+        KIMAI
+        + '2026-06-16,12:00,12:06,0:06,EUR,0,Kevin,kevin,k@x.example,C,Web,A,d,1,"foo, bar"\n'
         + "2026-06-16,22:00,01:30,,EUR,0,Kevin,kevin,k@x.example,C,Web,A,night,1,\n",
         (),
         [
@@ -2341,8 +2491,21 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     ),
     (
         "kimai-api",
-        json.dumps([{"id": 1, "begin": "2026-01-02T09:00:00+0100", "end": "2026-01-02T15:30:00+0100", "duration": 21600, "break": 1800,
-            "project": {"id": 3, "name": "Web"}, "activity": {"id": 2}, "user": {"id": 1, "username": "kevin"}, "description": "d"}]),
+        json.dumps(
+            [
+                {
+                    "id": 1,
+                    "begin": "2026-01-02T09:00:00+0100",
+                    "end": "2026-01-02T15:30:00+0100",
+                    "duration": 21600,
+                    "break": 1800,
+                    "project": {"id": 3, "name": "Web"},
+                    "activity": {"id": 2},
+                    "user": {"id": 1, "username": "kevin"},
+                    "description": "d",
+                }
+            ]
+        ),
         (),
         [("kimai:kevin:1", "kevin", "2026-01-02", "Web", 6.0, "d")],
     ),
@@ -2354,29 +2517,84 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     ),
     (
         "solidtime-zip",
-        zipped("time_entries.csv", "id,description,start,end,billable_rate,billable,member_id,user_id,organization_id,project_id,created_at,updated_at\n"
-               "00aa-1,d,2026-03-04T09:23:52Z,2026-03-04T10:23:52Z,,false,m1,u1,o1,p1,,\n00aa-2,d,2026-03-04T11:00:00Z,,,false,m1,u1,o1,p1,,\n"),
+        zipped(
+            "time_entries.csv",
+            "id,description,start,end,billable_rate,billable,member_id,user_id,organization_id,project_id,created_at,updated_at\n"
+            "00aa-1,d,2026-03-04T09:23:52Z,2026-03-04T10:23:52Z,,false,m1,u1,o1,p1,,\n00aa-2,d,2026-03-04T11:00:00Z,,,false,m1,u1,o1,p1,,\n",
+        ),
         BERLIN,
         [("solidtime:u1:00aa-1", "u1", "2026-03-04", "p1", 1.0, "d")],
     ),
     (
         "solidtime-api",
-        json.dumps({"data": [{"id": "00aa-1", "start": "2026-03-04T23:30:00Z", "end": "2026-03-05T00:30:00Z", "duration": 3600, "description": None,
-            "task_id": None, "project_id": "p1", "organization_id": "o1", "user_id": "u1", "tags": [], "billable": False}]}),
+        json.dumps(
+            {
+                "data": [
+                    {
+                        "id": "00aa-1",
+                        "start": "2026-03-04T23:30:00Z",
+                        "end": "2026-03-05T00:30:00Z",
+                        "duration": 3600,
+                        "description": None,
+                        "task_id": None,
+                        "project_id": "p1",
+                        "organization_id": "o1",
+                        "user_id": "u1",
+                        "tags": [],
+                        "billable": False,
+                    }
+                ]
+            }
+        ),
         BERLIN,
         [("solidtime:u1:00aa-1", "u1", "2026-03-05", "p1", 1.0, "")],
     ),
     (
         "timewarrior",
-        json.dumps([{"id": 2, "start": "20261025T003000Z", "end": "20261025T013000Z", "tags": ["foo"], "annotation": "clocks change"},
-                    {"id": 1, "start": "20261026T080000Z", "tags": ["foo"]}]),
+        json.dumps(
+            [
+                {
+                    "id": 2,
+                    "start": "20261025T003000Z",
+                    "end": "20261025T013000Z",
+                    "tags": ["foo"],
+                    "annotation": "clocks change",
+                },
+                {"id": 1, "start": "20261026T080000Z", "tags": ["foo"]},
+            ]
+        ),
         (*BERLIN, *USER),
-        [("timewarrior:jane@x.example:2026-10-25T00:30:00+00:00", "jane@x.example", "2026-10-25", "foo", 1.0, "clocks change")],
+        [
+            (
+                "timewarrior:jane@x.example:2026-10-25T00:30:00+00:00",
+                "jane@x.example",
+                "2026-10-25",
+                "foo",
+                1.0,
+                "clocks change",
+            )
+        ],
     ),
     (
         "watson",
-        json.dumps([{"id": "a96fcde8", "project": "hubble", "start": "2026-04-17T09:15:00+02:00", "stop": "2026-04-17T09:43:00+02:00", "tags": ["lens"]},
-                    {"id": "current", "project": "hubble", "start": "2026-04-17T10:00:00+02:00", "stop": "2026-04-17T10:01:00+02:00", "tags": []}]),
+        json.dumps(
+            [
+                {
+                    "id": "a96fcde8",
+                    "project": "hubble",
+                    "start": "2026-04-17T09:15:00+02:00",
+                    "stop": "2026-04-17T09:43:00+02:00",
+                    "tags": ["lens"],
+                },
+                {
+                    "id": "current",
+                    "project": "hubble",
+                    "start": "2026-04-17T10:00:00+02:00",
+                    "stop": "2026-04-17T10:01:00+02:00",
+                    "tags": [],
+                },
+            ]
+        ),
         USER,
         [("watson:jane@x.example:a96fcde8", "jane@x.example", "2026-04-17", "hubble", 0.4667, "")],
     ),
@@ -2388,7 +2606,17 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     ),
     (
         "timetrap",
-        json.dumps([{"sheet": "web", "end": "2026-10-03 14:07:00 +0200", "start": "2026-10-03 12:07:00 +0200", "note": "n", "id": 1}]),
+        json.dumps(
+            [
+                {
+                    "sheet": "web",
+                    "end": "2026-10-03 14:07:00 +0200",
+                    "start": "2026-10-03 12:07:00 +0200",
+                    "note": "n",
+                    "id": 1,
+                }
+            ]
+        ),
         USER,
         [("timetrap:jane@x.example:1", "jane@x.example", "2026-10-03", "web", 2.0, "n")],
     ),
@@ -2406,8 +2634,22 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
     ),
     (
         "tempo",
-        json.dumps({"results": [{"tempoWorklogId": 126, "issue": {"id": 10005}, "timeSpentSeconds": 3600, "startDate": "2026-02-06",
-            "startTime": "20:06:00", "description": "d", "author": {"accountId": "acc"}}], "metadata": {"count": 1}}),
+        json.dumps(
+            {
+                "results": [
+                    {
+                        "tempoWorklogId": 126,
+                        "issue": {"id": 10005},
+                        "timeSpentSeconds": 3600,
+                        "startDate": "2026-02-06",
+                        "startTime": "20:06:00",
+                        "description": "d",
+                        "author": {"accountId": "acc"},
+                    }
+                ],
+                "metadata": {"count": 1},
+            }
+        ),
         (),
         [("tempo:acc:126", "acc", "2026-02-06", "10005", 1.0, "d")],
     ),
@@ -2462,21 +2704,37 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
     ("text", "options", "status", "sentence"),
     [
         pytest.param("a,b\n1,2\n", (), 66, "no known format. Its columns are: a, b. Nearest is", id="unknown-header"),
-        pytest.param(TOGGL.replace("Duration", "Length"), (), 66, "Nearest is toggl, which also has: Duration", id="nearly-toggl"),
+        pytest.param(
+            TOGGL.replace("Duration", "Length"), (), 66, "Nearest is toggl, which also has: Duration", id="nearly-toggl"
+        ),
         pytest.param("", (), 66, "no known format", id="empty"),
-        pytest.param("Date,From,To,Duration,Project,Client,Hours\n", (), 64, "fits harvest and kimai; --format says which", id="two-formats"),
+        pytest.param(
+            "Date,From,To,Duration,Project,Client,Hours\n",
+            (),
+            64,
+            "fits harvest and kimai; --format says which",
+            id="two-formats",
+        ),
         pytest.param("{", (), 66, "begins like JSON and is none", id="broken-json"),
         pytest.param(b"caf\xe9,x\n", (), 66, "not UTF-8", id="latin-1"),
         pytest.param("[" * 100_000, (), 66, "begins like JSON and is none", id="deep-json"),
         pytest.param(TOGGL + "x" * 200_000 + "\n", (), 66, "no CSV that can be read", id="endless-cell"),
         pytest.param(b"PK\x03\x04 broken", (), 66, "The ZIP file is damaged", id="broken-zip"),
         pytest.param(zipped("other.csv", "x"), (), 66, "does not hold one time_entries.csv", id="other-zip"),
-        pytest.param('{"format": "x", "errors": []}\n', (), 66, "Line 1 is not as --rejects writes it", id="broken-rejects"),
-        pytest.param(TOGGL + ROW.format("03/04/2026", "03/04/2026"), (), 64, "can be read two ways", id="ambiguous-date"),
-        pytest.param(EXPORTS["toggl-api"][0], (), 64, "Add --tz, for example --tz Europe/Berlin", id="utc-without-a-zone"),
+        pytest.param(
+            '{"format": "x", "errors": []}\n', (), 66, "Line 1 is not as --rejects writes it", id="broken-rejects"
+        ),
+        pytest.param(
+            TOGGL + ROW.format("03/04/2026", "03/04/2026"), (), 64, "can be read two ways", id="ambiguous-date"
+        ),
+        pytest.param(
+            EXPORTS["toggl-api"][0], (), 64, "Add --tz, for example --tz Europe/Berlin", id="utc-without-a-zone"
+        ),
         pytest.param("x", ("--format", "nonsense"), 64, "There is no csv format nonsense", id="unknown-format"),
         pytest.param("x", ("--tz", "Mars/Base"), 64, "Mars/Base is no time zone", id="unknown-zone"),
-        pytest.param("x", ("--snapshot", "2026-11-30..2026-11-01"), 64, "must be two days in order", id="snapshot-backwards"),
+        pytest.param(
+            "x", ("--snapshot", "2026-11-30..2026-11-01"), 64, "must be two days in order", id="snapshot-backwards"
+        ),
         pytest.param("x", ("--map", "who=Name"), 64, "must be ROLE=COLUMN", id="unknown-role"),
         pytest.param("x", ("--since", "soon"), 64, "soon is no number of days", id="since"),
     ],
@@ -2491,9 +2749,14 @@ def test_input_that_is_refused(tmp_path, text, options, status, sentence):
 def test_user_and_project_fill_in_what_the_input_does_not_say(tmp_path):
     """--project is for rows without one; --user renames one person, and never makes one of two."""
     line = ROW.format("2026-11-02", "2026-11-02")
-    done = sync_print(tmp_path, TOGGL + line + line.replace("StoreZero", "-"), "--user", "j@x.example", "--project", "Other")
+    done = sync_print(
+        tmp_path, TOGGL + line + line.replace("StoreZero", "-"), "--user", "j@x.example", "--project", "Other"
+    )
     entries = [json.loads(text) for text in done.stdout.splitlines()]
-    assert [(entry["user_id"], entry["project"]) for entry in entries] == [("j@x.example", "StoreZero"), ("j@x.example", "Other")]
+    assert [(entry["user_id"], entry["project"]) for entry in entries] == [
+        ("j@x.example", "StoreZero"),
+        ("j@x.example", "Other"),
+    ]
     done = sync_print(tmp_path, TOGGL + line + line.replace("jane@", "omar@"), "--user", "j@x.example")
     assert done.returncode == 64 and "rows of jane@x.example and of omar@x.example" in done.stderr
 
@@ -2528,9 +2791,15 @@ HEADER = "user_id,date,project,hours\n"
         pytest.param(HEADER + "x,2026-11-02,P,-2\n", 65, 0, "line 2: hours is negative", id="negative"),
         pytest.param(HEADER + "x,2026-11-02,P,long\n", 65, 0, "line 2: hours 'long' is no duration", id="duration"),
         pytest.param(HEADER + "x,2026-11-02junk,P,2\n", 65, 0, "is not a date", id="date-with-a-tail"),
-        pytest.param(HEADER + 'x,2026-11-02,P,"2\nx,2026-11-03,P,2\n', 66, 0, "no CSV that can be read", id="open-quote"),
-        pytest.param('[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": 1}, 5]', 66, 0, "Row 2", id="no-object"),
-        pytest.param('[{"user_id": "x", "date": "2026-11-02", "project": "\\ud800", "hours": 1}]', 0, 1, "", id="surrogate"),
+        pytest.param(
+            HEADER + 'x,2026-11-02,P,"2\nx,2026-11-03,P,2\n', 66, 0, "no CSV that can be read", id="open-quote"
+        ),
+        pytest.param(
+            '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": 1}, 5]', 66, 0, "Row 2", id="no-object"
+        ),
+        pytest.param(
+            '[{"user_id": "x", "date": "2026-11-02", "project": "\\ud800", "hours": 1}]', 0, 1, "", id="surrogate"
+        ),
     ],
 )
 def test_no_row_is_lost_without_a_word(tmp_path, text, status, entries, said):
@@ -2567,11 +2836,24 @@ def test_corrected_hours_keep_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "wrong", "right"),
     [
-        pytest.param(TOGGL + ROW.format("2026-11-02", "2026-11-02").replace("StoreZero", "-") + ROW.format("2026-11-02", "2026-11-02"),
-                     (), '"Project": "-"', '"Project": "StoreZero"', id="same-start"),
+        pytest.param(
+            TOGGL
+            + ROW.format("2026-11-02", "2026-11-02").replace("StoreZero", "-")
+            + ROW.format("2026-11-02", "2026-11-02"),
+            (),
+            '"Project": "-"',
+            '"Project": "StoreZero"',
+            id="same-start",
+        ),
         pytest.param(HEADER + "x,2026-11-02,P,long\nx,2026-11-02,P,2\n", (), "long", "2", id="alike"),
         pytest.param("external_id," + HEADER + "k1,x,2026-11-02,P,long\n", (), "long", "2", id="external-id"),
-        pytest.param("Who,Day,Job,Std\nx,bad,P,2\n", ("--map", "user_id=Who,date=Day,project=Job,hours=Std"), "bad", "2026-11-02", id="map"),
+        pytest.param(
+            "Who,Day,Job,Std\nx,bad,P,2\n",
+            ("--map", "user_id=Who,date=Day,project=Job,hours=Std"),
+            "bad",
+            "2026-11-02",
+            id="map",
+        ),
     ],
 )
 def test_mended_rejects_have_the_keys_of_a_mended_export(tmp_path, text, options, wrong, right):
@@ -2600,11 +2882,16 @@ def test_retry_after_that_says_nothing_is_a_random_pause(asked):
 
 def pythons():
     """The oldest and the newest Python from 3.9 on that this machine has, beside the one that runs the tests."""
-    places = [*os.environ["PATH"].split(os.pathsep), *map(str, pathlib.Path("~/.pyenv/versions").expanduser().glob("3.*/bin"))]
+    places = [
+        *os.environ["PATH"].split(os.pathsep),
+        *map(str, pathlib.Path("~/.pyenv/versions").expanduser().glob("3.*/bin")),
+    ]
     found = {}
     for place in places:
         for path in pathlib.Path(place).glob("python3.*"):
-            runs = re.fullmatch(r"python3\.(9|1\d)", path.name) and subprocess.run([path, "-c", ""], capture_output=True, check=False)
+            runs = re.fullmatch(r"python3\.(9|1\d)", path.name) and subprocess.run(
+                [path, "-c", ""], capture_output=True, check=False
+            )
             if runs and runs.returncode == 0:
                 found.setdefault(int(path.name.partition(".")[2]), str(path))
     return sorted(found.items())
@@ -2616,7 +2903,9 @@ def test_sync_runs_on_the_oldest_and_newest_python(tmp_path, which):
     minor, python = (pythons() or [(sys.version_info.minor, sys.executable)])[which]
     if minor == sys.version_info.minor:
         pytest.skip("no other Python is here")
-    for text, options, entries in (EXPORTS[name] for name in ("toggl-classic", "timewarrior", "kimai-api", "solidtime-zip")):
+    for text, options, entries in (
+        EXPORTS[name] for name in ("toggl-classic", "timewarrior", "kimai-api", "solidtime-zip")
+    ):
         done = sync_print(tmp_path, text, *options, python=python)
         assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", len(entries))
 
@@ -2684,13 +2973,16 @@ def serving(handler, **facts):
 
 
 class World:
-    """A tenant, a served API and a relay before it; runs of sync.py, in process with a sleep that only notes the time."""
+    """A tenant, a served API, a relay before it; runs of sync.py, in process with a sleep that only notes the time."""
 
     def __init__(self, tenant, server, relay, folder, monkeypatch, capsys):
         self.tenant, self.server, self.relay, self.folder, self.capsys = tenant, server, relay, folder, capsys
         self.slept, self.file, self.said = [], folder / "toggl.csv", ""
         self.env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "AUTH0_CLIENT_ID": demo.CLIENT_ID}
-        self.env |= {"AUTH0_CLIENT_SECRET": demo.CLIENT_SECRET, "TIMESHEETS_URL": f"http://127.0.0.1:{relay.server_port}"}
+        self.env |= {
+            "AUTH0_CLIENT_SECRET": demo.CLIENT_SECRET,
+            "TIMESHEETS_URL": f"http://127.0.0.1:{relay.server_port}",
+        }
         monkeypatch.setattr(sync, "sleep", self.slept.append)
         for name, value in self.env.items():
             monkeypatch.setenv(name, value)
@@ -2704,13 +2996,17 @@ class World:
 
     def write(self, *days, hours=1):
         """An export of Jane's, an entry a day of November 2026."""
-        lines = [f"Jane,jane@x.example,Big,Web,,d,Yes,{d},09:00:00,{d},{9 + hours:02}:00:00,," for d in map(november, days)]
+        lines = [
+            f"Jane,jane@x.example,Big,Web,,d,Yes,{d},09:00:00,{d},{9 + hours:02}:00:00,," for d in map(november, days)
+        ]
         self.file.write_text(TOGGL + "".join(line + "\n" for line in lines))
 
     def table(self):
         """What the database holds of each entry, whatever its id."""
         with contextlib.closing(sqlite3.connect(self.folder / "timesheets.db")) as db:
-            return db.execute("SELECT external_id, seconds, voided, approved FROM entry ORDER BY external_id").fetchall()
+            return db.execute(
+                "SELECT external_id, seconds, voided, approved FROM entry ORDER BY external_id"
+            ).fetchall()
 
 
 def november(day):
@@ -2721,9 +3017,12 @@ def november(day):
 @pytest.fixture
 def world(tmp_path, monkeypatch, capsys):
     """All that sync.py meets, freshly made."""
-    with demo.Tenant(audience=AUDIENCE) as tenant, Server(tenant, tmp_path) as server:
-        with serving(Relay, target=server.port, script=[], asked=[], elsewhere=0) as relay:
-            yield World(tenant, server, relay, tmp_path, monkeypatch, capsys)
+    with (
+        demo.Tenant(audience=AUDIENCE) as tenant,
+        Server(tenant, tmp_path) as server,
+        serving(Relay, target=server.port, script=[], asked=[], elsewhere=0) as relay,
+    ):
+        yield World(tenant, server, relay, tmp_path, monkeypatch, capsys)
 
 
 def test_main_job_once_and_only_once(world):
@@ -2765,7 +3064,9 @@ def test_snapshot_voids_what_is_gone_upstream(world):
     ("left", "options", "status", "says", "voided"),
     [
         pytest.param(range(-70, 20), (), 0, "10 deleted", 10, id="10-of-100"),
-        pytest.param(range(-69, 20), (), 64, "11 of 100 entries are gone upstream, more than --max-delete 10.", 0, id="11-of-100"),
+        pytest.param(
+            range(-69, 20), (), 64, "11 of 100 entries are gone upstream, more than --max-delete 10.", 0, id="11-of-100"
+        ),
         pytest.param(range(-69, 20), ("--max-delete", "11"), 0, "11 deleted", 11, id="11-permitted"),
         pytest.param([], (), 66, "The input is empty", 0, id="all-gone"),
     ],
@@ -2811,7 +3112,9 @@ def test_mended_rejects_feed_back_under_the_same_keys(world):
     rejects = world.folder / "rejects.jsonl"
     assert world.sync("--rejects", str(rejects))[0] == 65
     (reject,) = map(json.loads, rejects.read_text().splitlines())
-    assert (reject["line"], reject["row"]["Start date"]) == (3, "2026-11-03") and reject["errors"] == [{"field": "End time", "detail": "is before the start"}]
+    assert (reject["line"], reject["row"]["Start date"]) == (3, "2026-11-03") and reject["errors"] == [
+        {"field": "End time", "detail": "is before the start"}
+    ]
     reject["row"]["End date"] = "2026-11-03"
     world.file.write_text(json.dumps(reject) + "\n")
     assert world.sync()[1] == "1 rows: 1 created\n"
@@ -2838,7 +3141,9 @@ def test_refused_row_with_an_id_can_be_mended(world):
 def test_rows_that_the_api_refuses_are_rejects_with_their_line(world):
     """The API's reasons reach the contractor, by line."""
     world.write(2, 3, hours=10)
-    world.file.write_text(world.file.read_text().replace("2026-11-03,09", "1999-11-03,09").replace("2026-11-03,19", "1999-11-03,19"))
+    world.file.write_text(
+        world.file.read_text().replace("2026-11-03,09", "1999-11-03,09").replace("2026-11-03,19", "1999-11-03,19")
+    )
     status, said = world.sync()
     assert (status, said) == (65, "line 3: date must be from 2000-01-01 to tomorrow\n2 rows: 1 created, 1 rejected\n")
 
@@ -2859,7 +3164,9 @@ def test_trouble_that_passes_doubles_nothing(world, script, slept):
     world.relay.script[:] = script
     assert world.sync()[0] == 0
     assert [wait if asked is not None else None for wait, asked in zip(world.slept, slept, strict=True)] == slept
-    assert len(world.table()) == 2 and all(1 <= wait <= 60 for wait, asked in zip(world.slept, slept) if asked is None)
+    assert len(world.table()) == 2 and all(
+        1 <= wait <= 60 for wait, asked in zip(world.slept, slept, strict=True) if asked is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -2904,7 +3211,9 @@ def self_signed(folder):
     """A certificate for 127.0.0.1 that nobody vouches for -> the paths of certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")]), datetime.now(UTC)
-    certificate = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+    certificate = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+    )
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     certificate = certificate.add_extension(names, critical=False).sign(key, hashes.SHA256())
     pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -2996,15 +3305,21 @@ def test_api_that_is_away(world):
         pytest.param({"secret": "wrong"}, 77, "does not accept AUTH0_CLIENT_ID with its secret", id="401"),
         pytest.param({"scope": None}, 77, "may not ask for tokens", id="no-grant"),
         pytest.param({"scope": "read:timesheets"}, 77, "does not permit uploads. Add batch:upload", id="no-scope"),
-        pytest.param({"AUTH0_AUDIENCE": "https://other/"}, 77, "no API with the identifier https://other/", id="unknown-api"),
+        pytest.param(
+            {"AUTH0_AUDIENCE": "https://other/"}, 77, "no API with the identifier https://other/", id="unknown-api"
+        ),
         pytest.param({"fault": "500"}, 75, "The token endpoint answered 500", id="500"),
         pytest.param({"fault": "html"}, 77, "and no JSON; is AUTH0_DOMAIN right?", id="html"),
         pytest.param({"fault": "empty"}, 77, "without a bearer token", id="empty"),
         pytest.param({"fault": "redirect"}, 77, "The issuer refused a token (302)", id="redirect"),
         pytest.param({"fault": "reset"}, 75, "cannot be reached", id="reset"),
         pytest.param({"AUTH0_CLIENT_SECRET": ""}, 78, "Missing: AUTH0_CLIENT_SECRET.", id="missing"),
-        pytest.param({"AUTH0_DOMAIN": "http://tenant.example/"}, 78, "AUTH0_DOMAIN must start with https://", id="http"),
-        pytest.param({"TIMESHEETS_URL": "http://api.example/"}, 78, "TIMESHEETS_URL must start with https://", id="http-api"),
+        pytest.param(
+            {"AUTH0_DOMAIN": "http://tenant.example/"}, 78, "AUTH0_DOMAIN must start with https://", id="http"
+        ),
+        pytest.param(
+            {"TIMESHEETS_URL": "http://api.example/"}, 78, "TIMESHEETS_URL must start with https://", id="http-api"
+        ),
         pytest.param({"TOKEN_URL": "http://issuer.example/"}, 78, "TOKEN_URL must start with", id="http-token"),
     ],
 )
@@ -3254,13 +3569,28 @@ def test_state_folder_that_cannot_be_written(world):
     assert status == 78 and "--state-dir DIR names another place" in said
 
 
-ENTRIES = [TOGGL_API | {"id": n, "start": f"2026-11-0{n}T09:00:00Z", "duration": 3600, "description": ""} for n in (2, 3, 4)]
+ENTRIES = [
+    TOGGL_API | {"id": n, "start": f"2026-11-0{n}T09:00:00Z", "duration": 3600, "description": ""} for n in (2, 3, 4)
+]
 REPORTS = [
-    {"user_id": 1, "username": "jane", "project_name": "Web", "time_entries": [{"id": n, "seconds": 60, "start": f"2026-11-0{n}T09:00:00+01:00"}]}
+    {
+        "user_id": 1,
+        "username": "jane",
+        "project_name": "Web",
+        "time_entries": [{"id": n, "seconds": 60, "start": f"2026-11-0{n}T09:00:00+01:00"}],
+    }
     for n in (2, 3, 4)
 ]
 HARVESTED = [
-    {"id": n, "spent_date": f"2026-11-0{n}", "user": {"name": "Kim"}, "project": {"name": "Web"}, "hours": 1, "is_running": False} for n in (2, 3, 4)
+    {
+        "id": n,
+        "spent_date": f"2026-11-0{n}",
+        "user": {"name": "Kim"},
+        "project": {"name": "Web"},
+        "hours": 1,
+        "is_running": False,
+    }
+    for n in (2, 3, 4)
 ]
 
 
@@ -3296,13 +3626,19 @@ class Tracker(http.server.BaseHTTPRequestHandler):
         ),
         pytest.param(
             "/v2/time_entries?from={from}",
-            lambda n, url: ({"time_entries": HARVESTED[n - 1 : n], "links": {"next": f"{url}/v2/{n}" if n < 3 else None}}, {}),
+            lambda n, url: (
+                {"time_entries": HARVESTED[n - 1 : n], "links": {"next": f"{url}/v2/{n}" if n < 3 else None}},
+                {},
+            ),
             ["GET /v2/time_entries", "GET /v2/1", "GET /v2/2"],
             id="links-next",
         ),
         pytest.param(
             "/entries?page={page}",
-            lambda n, url: (ENTRIES[max(0, n - 2) : n] if n < 4 else [], {}),  # each page begins with the last one's row
+            lambda n, url: (
+                ENTRIES[max(0, n - 2) : n] if n < 4 else [],
+                {},
+            ),  # each page begins with the last one's row
             ["GET /entries?page=1", "GET /entries?page=2", "GET /entries?page=3", "GET /entries?page=4"],
             id="page-numbers",
         ),
@@ -3338,7 +3674,10 @@ def big_export(world, rows):
     """An export that takes several uploads."""
     start = datetime(2020, 1, 1)
     days = ((start + timedelta(days=n // 8)).date().isoformat() for n in range(rows))
-    lines = [f"Jane,jane@x.example,Big,Web,,d,Yes,{d},{8 + n % 8:02}:00:00,{d},{9 + n % 8:02}:00:00,,\n" for n, d in enumerate(days)]
+    lines = [
+        f"Jane,jane@x.example,Big,Web,,d,Yes,{d},{8 + n % 8:02}:00:00,{d},{9 + n % 8:02}:00:00,,\n"
+        for n, d in enumerate(days)
+    ]
     world.file.write_text(TOGGL + "".join(lines))
 
 
@@ -3373,7 +3712,7 @@ def test_killed_in_the_middle_then_run_again(world, after):
 
 @heavy
 def test_killed_at_any_moment_many_times(tenant, world):
-    """CRASHES rounds (50, or as the environment says): whatever moment the kill hits, the rerun ends as if it had not."""
+    """CRASHES rounds (50, or as the environment says): whenever the kill hits, the rerun ends as if it had not."""
     undisturbed = None
     for turn in range(int(os.environ.get("CRASHES", "50"))):
         world.server.kill()
@@ -3407,7 +3746,12 @@ def test_demo_shows_the_whole_job():
     done = run("demo.py", "--exit")
     assert (done.returncode, done.stderr) == (0, "")
     stages = re.findall(r"rows: (.*)", done.stdout)
-    assert stages == ["10 created, 1 rejected", "10 unchanged, 1 rejected", "1 updated, 9 unchanged, 1 rejected", "1 created, 9 unchanged, 1 deleted"]
+    assert stages == [
+        "10 created, 1 rejected",
+        "10 unchanged, 1 rejected",
+        "1 updated, 9 unchanged, 1 rejected",
+        "1 created, 9 unchanged, 1 deleted",
+    ]
     assert "line 12: " in done.stdout and "Traceback" not in done.stdout
 
 
@@ -3423,7 +3767,12 @@ def test_demo_shows_the_whole_job():
 )
 def test_stand_in_tenant_answers_as_auth0_does(tenant, form, status, error):
     """The demo's tenant is only worth something if it answers like the real one."""
-    usual = {"grant_type": "client_credentials", "client_id": demo.CLIENT_ID, "client_secret": demo.CLIENT_SECRET, "audience": AUDIENCE}
+    usual = {
+        "grant_type": "client_credentials",
+        "client_id": demo.CLIENT_ID,
+        "client_secret": demo.CLIENT_SECRET,
+        "audience": AUDIENCE,
+    }
     found, answer = tenant.grant({name: value for name, value in {**usual, **form}.items() if value is not None})
     assert (found, answer.get("error")) == (status, error)
     assert error or answer["access_token"].count(".") == (2 if form != {"audience": None} else 0)
@@ -3449,7 +3798,9 @@ def test_documents_name_what_there_is():
     assert readme.count("\n") <= 300
     assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= options
     for line in crontab.splitlines():
-        assert not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line), line
+        assert (
+            not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line)
+        ), line
         assert line.startswith("#") or not re.search(r"(?<!\\)%", line)
 
 
@@ -3489,7 +3840,10 @@ def left_running(inside):
     found = []
     for proc in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
-            if int(proc.name) != os.getpid() and inside in (proc / "environ").read_bytes() + (proc / "cmdline").read_bytes():
+            if (
+                int(proc.name) != os.getpid()
+                and inside in (proc / "environ").read_bytes() + (proc / "cmdline").read_bytes()
+            ):
                 found.append(proc.name)
     return found
 
@@ -3586,7 +3940,9 @@ def test_readme_moves_sqlite_to_postgresql(tenant, database, tmp_path):
         with contextlib.closing(Api(tenant, database)) as new:
             commands = re.search(r"```sh\n[^`]*explain.*\n(for table[^`]*)```", (HERE / "README.md").read_text())[1]
             env = {**os.environ, "DATABASE_URL": database}
-            done = subprocess.run(["bash", "-e", "-c", commands], cwd=tmp_path, env=env, capture_output=True, check=False)
+            done = subprocess.run(
+                ["bash", "-e", "-c", commands], cwd=tmp_path, env=env, capture_output=True, check=False
+            )
             assert done.returncode == 0, done.stderr
             for table in ("entry", "history", "replay"):
                 assert sorted(map(repr, new.table(table=table))) == sorted(map(repr, old.table(table=table))) != []
