@@ -254,11 +254,14 @@ def problem_json(error):
         if request.method == "OPTIONS":
             response.status = 204
             return b""
-    request["reason"] = ""
     code, detail = BOTTLES_OWN.get(error.status_code, ("internal_error", "Something went wrong in the API."))
     if isinstance(error, Problem):
         code, detail = error.code, error.detail
         request["reason"] = f"{code}: {error.reason or detail}"
+    public_url, challenge = request.app.settings.public_url, response.get_header("WWW-Authenticate")
+    if public_url and challenge:  # where a client that has only our address learns who signs (RFC 9728 section 5)
+        where = urllib.parse.urljoin(public_url, "/.well-known/oauth-protected-resource")
+        response.set_header("WWW-Authenticate", f'{challenge}, resource_metadata="{where}"')
     title = http.client.responses.get(error.status_code, "Error")
     facts = ("about:blank", title, error.status_code, detail, code, request["request_id"])
     response.content_type = "application/problem+json"
@@ -292,17 +295,17 @@ def fence(handler):
     @functools.wraps(handler)
     def fenced(**arguments):
         attempt, give_up = 0, time.monotonic() + RACE_BUDGET
-        try:
-            while time.monotonic() < give_up:
-                with contextlib.suppress(RaceLost):
-                    return handler(**arguments)
+        while time.monotonic() < give_up:
+            try:
+                return handler(**arguments)
+            except RaceLost:
                 attempt += 1
                 time.sleep(random.random() * min(0.01 * 2**attempt, 1))
-        except bottle.HTTPResponse:
-            raise
-        except Exception as fault:  # the one place that catches everything
-            log.exception("request %s failed", request["request_id"])
-            raise Problem(500, "internal_error", "Something went wrong in the API; its log says more.") from fault
+            except bottle.HTTPResponse:
+                raise
+            except Exception as fault:  # the one place that catches everything
+                log.exception("request %s failed", request["request_id"])
+                raise Problem(500, "internal_error", "Something went wrong in the API; its log says more.") from fault
         raise Problem(503, "database_busy", "Too many changes met in the database; try again.", retry_after=5)
 
     return fenced
@@ -937,19 +940,27 @@ def judge(settings, token, key):
     return Caller(client, person, scopes, max(times["iat"], times["nbf"]), times["exp"])
 
 
+@functools.lru_cache(maxsize=64)  # an issuer's tokens all begin with the same header
+def key_id(header):
+    """Which key a token's header names, to be looked up and not yet to be believed. :raise InvalidToken: none."""
+    try:
+        kid = json.loads(base64.urlsafe_b64decode(header + "=="))["kid"]
+    except (ValueError, LookupError, TypeError, RecursionError) as fault:
+        raise InvalidToken("its header cannot be read, or names no key") from fault
+    if type(kid) is not str:
+        raise InvalidToken("its key id is not text")
+    return kid
+
+
 def verify(token, app):
     """The Caller that a token speaks for. :raise InvalidToken: it does not convince. :raise Problem: 503, no keys.
 
     Checks signature, algorithm, type, issuer, audience and times. Does not check scopes (`requires` does) nor whether
     the token was revoked before its time: a self-contained token cannot tell.
     """
-    try:
-        kid = json.loads(base64.urlsafe_b64decode(token[: token.index(".")] + "=="))["kid"]
-    except (ValueError, LookupError, TypeError, RecursionError) as fault:
-        raise InvalidToken("its header cannot be read, or names no key") from fault
-    if type(kid) is not str or len(token) > 16_384:
-        raise InvalidToken("its key id is not text, or it is longer than any real token")
-    caller, now = app.judge(token, app.keys.find(kid)), app.clock()
+    if len(token) > 16_384:
+        raise InvalidToken("it is longer than any real token")
+    caller, now = app.judge(token, app.keys.find(key_id(token.partition(".")[0]))), app.clock()
     if caller.expires + LEEWAY <= now:
         raise InvalidToken("it has expired")
     if caller.starts - LEEWAY > now:
@@ -959,15 +970,13 @@ def verify(token, app):
 
 def bearer_token(header):
     """The token in an Authorization header. :raise Problem: 401 without one, 400 for a malformed one (RFC 6750 3.1)."""
-    scheme = re.split(r"[\s,]", header or "", maxsplit=1)[0].lower()
+    if match := BEARER.fullmatch(header or ""):
+        return match[1]
     # Two headers arrive as one with a comma, characters outside ASCII as an empty one; both are malformed.
-    if header is None or (scheme not in ("bearer", "") and "," not in header):
+    if header is None or ("," not in header and header.lower().split()[:1] not in ([], ["bearer"])):
         raise Problem(401, "token_required", "This needs an access token: Authorization: Bearer TOKEN", challenge="")
-    match = BEARER.fullmatch(header)
-    if match is None:
-        detail = "The Authorization header must stand once and hold the word Bearer, a space and the token."
-        raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
-    return match[1]
+    detail = "The Authorization header must stand once and hold the word Bearer, a space and the token."
+    raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
 
 
 def requires(scope, machines=False, query=None):
@@ -1007,7 +1016,7 @@ def insufficient_scope(scope):
 # ---- Answers: JSON, or CSV for spreadsheets ----
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, gc=False):
     """Hours of one person on one day for one project. All keys are always there."""
 
     id: int
@@ -1021,7 +1030,7 @@ class Entry(msgspec.Struct):
     external_id: str | None  # the tracker's key, within the source
 
 
-class Result(msgspec.Struct, omit_defaults=True):
+class Result(msgspec.Struct, omit_defaults=True, gc=False):
     """What became of one row of an upload; `id` when there is an entry, `code` and `errors` when it is rejected."""
 
     index: int
@@ -1071,11 +1080,16 @@ KEYS = Entry.__struct_fields__
 COLUMNS = ", ".join(KEYS).replace("hours", "seconds")
 
 
+@functools.lru_cache(maxsize=4096)
+def in_hours(seconds):
+    """Seconds as the hours that are shown: rounded here, once, and never stored."""
+    return round(seconds / 3600, 4)
+
+
 def entry_of(row):
-    """A row of COLUMNS as an Entry. Hours are rounded here, once."""
-    entry = Entry(*row)
-    entry.hours, entry.approved = round(entry.hours / 3600, 4), entry.approved == 1
-    return entry
+    """A row of COLUMNS as an Entry."""
+    entry_id, user_id, day, project, seconds, description, approved, source, key = row
+    return Entry(entry_id, user_id, day, project, in_hours(seconds), description, approved == 1, source, key)
 
 
 def answer(value, status=200, location=None):
@@ -1129,15 +1143,17 @@ def answer_entries(condition, values=()):
     rows = request.app.db.read(f"{select} ORDER BY date, id LIMIT ?", [*values * len(halves), limit + 1])
     if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
         address = request.app.settings.public_url.rstrip("/") + request.path
-        same = [pair for pair in urllib.parse.parse_qsl(request.query_string) if pair[0] != "after"]
-        after = urllib.parse.urlencode([*same, ("after", f"{rows[limit - 1][2]}.{rows[limit - 1][0]}")])
-        response.set_header("Link", f'<{address}?{after}>; rel="next"')
+        asked = dict(urllib.parse.parse_qsl(request.query_string))
+        asked["after"] = f"{rows[limit - 1][2]}.{rows[limit - 1][0]}"
+        same = "&".join(f"{name}={urllib.parse.quote(value, '')}" for name, value in asked.items())
+        response.set_header("Link", f'<{address}?{same}>; rel="next"')
     return answer_list([entry_of(row) for row in rows[:limit]], KEYS)
 
 
 # ---- Routes: uploads, for programs ----
 
 api = bottle.Bottle()  # collects the routes; create_app() makes the application
+api.uninstall(True)  # Bottle's own plugins: the handlers answer with bytes
 api.install(fence)
 ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
 
@@ -1218,13 +1234,17 @@ def read_rows(rows):
 APPROVED = Fault("approved", "is true, so this entry cannot change until its approval is taken back")
 
 
+UNKNOWN = (None, 0, 1)
+
+
 def upsert(db, source, entries, results):
     """Bring the source's entries to what was sent and complete the results."""
     known = known_entries(db, source, [key for _, key, _ in entries if key is not None])
     new, changes = [], []
     for index, key, fields in entries:
-        result, (entry_id, approved, voided, *stored) = results[index], known.get(key, (None, 0, 1))
-        if (fields is None and voided) or (not voided and fields == tuple(stored)):
+        result, old = results[index], known.get(key, UNKNOWN)
+        entry_id, approved, voided = old[:3]
+        if (fields is None and voided) or (not voided and fields == old[3:]):
             result.status = "unchanged"
         elif approved:
             result.code, result.errors = "approved", [APPROVED]
@@ -1233,7 +1253,7 @@ def upsert(db, source, entries, results):
             new.append((result, (source, key, *fields)))
         else:
             result.status = "deleted" if fields is None else "updated"
-            changes.append((*(fields or stored), int(fields is None), utc_now(), source, entry_id))
+            changes.append((*(fields or old[3:]), int(fields is None), utc_now(), source, entry_id))
         if entry_id is not None:
             result.id = entry_id
     keep_history(db, source, [change[-1] for change in changes])
@@ -1255,7 +1275,7 @@ def known_entries(db, source, keys):
         f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})",
         [source, *keys],
     )
-    return {key: old for key, *old in rows}
+    return {row[0]: row[1:] for row in rows}
 
 
 def insert(db, who, rows):
@@ -1453,7 +1473,7 @@ def weekly():
         year, week, _ = date.fromisoformat(written).isocalendar()
         totals[f"{year}-W{week:02}", *group] += worked
     columns = ["week", *by, "hours"]
-    lines = [(*group, round(worked / 3600, 4)) for group, worked in sorted(totals.items())]
+    lines = [(*group, in_hours(worked)) for group, worked in sorted(totals.items())]
     return answer_list([Week(**dict(zip(columns, line, strict=True))) for line in lines], columns)
 
 
@@ -1695,7 +1715,8 @@ def page():
 # ---- The application, and serving it ----
 
 
-LINE = "%(time)s %(level)s %(method)s %(path)a %(status)s %(ms)s ms %(caller)a %(reason)a %(request_id)s"
+LINE = "%s %s %s %a %s %s ms %a %a %s"
+FACTS = ("time", "level", "method", "path", "status", "ms", "caller", "reason", "request_id")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -1704,49 +1725,43 @@ class App(bottle.Bottle):
 
     def __init__(self, settings, clock, keys):
         super().__init__()
-        self.uninstall("json")  # the handlers answer with bytes
         self.settings, self.clock, self.keys, self.db = settings, clock, keys, open_database(settings.database_url)
         # The verdict on a token by a key never changes, so a token that comes again costs no RSA operation.
         self.judge = functools.lru_cache(maxsize=1024)(functools.partial(judge, settings))
         self.default_error_handler = problem_json
         self.merge(api)
-        self.add_hook("after_request", common_headers)
+        if settings.cors_origins:
+            self.add_hook("after_request", cors_headers)
 
     def wsgi(self, environ, start_response):
         """Answer one request, and log it in a line: what was asked, what became of it, who asked."""
         began, asked = time.perf_counter(), environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = environ["request_id"] = asked if REQUEST_ID.fullmatch(asked) else os.urandom(8).hex()
+        request_id = asked if REQUEST_ID.fullmatch(asked) else f"{random.getrandbits(64):016x}"
+        environ["request_id"], environ["reason"] = request_id, ""
 
         def start(status, headers, fault=None):
             return start_response(status, [*headers, *ALWAYS_SENT, ("X-Request-ID", request_id)], fault)
 
         answer = super().wsgi(environ, start)
         if log.isEnabledFor(logging.INFO):
-            caller = environ.get("caller")
-            line = {"time": utc_now(), "level": "INFO", "method": environ["REQUEST_METHOD"]}
-            line |= {"path": environ["PATH_INFO"], "status": response.status_code}
-            line["ms"] = round((time.perf_counter() - began) * 1000, 1)
-            line["caller"] = caller and (caller.person or caller.client)
-            line |= {"reason": environ.get("reason", ""), "request_id": request_id}
-            # Logging proper would take a tenth of the time of a request.
+            caller, ms = environ.get("caller"), round((time.perf_counter() - began) * 1000, 1)
+            asker = caller and (caller.person or caller.client)
+            facts = (utc_now(), "INFO", environ["REQUEST_METHOD"], environ["PATH_INFO"], response.status_code, ms, asker)
+            facts += (environ["reason"], request_id)
             as_json = self.settings.log_format == "json"
-            print(msgspec.json.encode(line).decode() if as_json else LINE % line, file=sys.stderr)
+            line = msgspec.json.encode(dict(zip(FACTS, facts, strict=True))).decode() if as_json else LINE % facts
+            sys.stderr.write(line + "\n")  # logging proper would take a tenth of the time of a request
         return answer
 
 
 ALWAYS_SENT = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
 
-def common_headers():
-    """Headers that depend on the settings: where to get a token, and which browser origins may read the answer."""
-    public_url, challenge = request.app.settings.public_url, response.get_header("WWW-Authenticate")
-    if public_url and challenge and "resource_metadata" not in challenge:
-        where = urllib.parse.urljoin(public_url, "/.well-known/oauth-protected-resource")
-        response.set_header("WWW-Authenticate", f'{challenge}, resource_metadata="{where}"')
-    origins, origin = request.app.settings.cors_origins, request.environ.get("HTTP_ORIGIN")
-    if origins:
-        response.add_header("Vary", "Origin")
-    if origin in origins:
+def cors_headers():
+    """Let the browser origins that CORS_ORIGINS names read the answer, and nobody else's."""
+    response.add_header("Vary", "Origin")
+    origin = request.environ.get("HTTP_ORIGIN")
+    if origin in request.app.settings.cors_origins:
         response.set_header("Access-Control-Allow-Origin", origin)
         response.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key")
         response.set_header("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
@@ -1820,19 +1835,26 @@ async def body_in_time(protocol):
     return body
 
 
+@functools.lru_cache(maxsize=256)
+def wsgi_name(header):
+    """The WSGI variable for a header. One with an underscore keeps its case, or it would pass for one with dashes."""
+    name = header if "_" in header else header.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
+
+
 def wsgi_environ(scope):
-    """A WSGI environment (PEP 3333) for an RSGI scope."""
+    """A WSGI environment (PEP 3333) for an RSGI scope. A header that comes twice is joined by a comma."""
     path = scope.path.encode().decode("latin-1")
     environ = {"REQUEST_METHOD": scope.method, "PATH_INFO": path, "QUERY_STRING": scope.query_string}
     environ |= {"SERVER_NAME": "", "SERVER_PORT": "", "wsgi.url_scheme": scope.scheme, "wsgi.errors": sys.stderr}
-    for name in scope.headers.keys():  # noqa: SIM118 (it is no dict)
-        if "_" in name:  # it would pass for the header with dashes
-            continue
-        variable = name.upper().replace("-", "_")
-        # Granian holds back a value outside ASCII: better an empty value than none, which means no such header.
-        value = ",".join(scope.headers.get_all(name)) if scope.headers.get(name) is not None else ""
-        environ[variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + variable] = value
-    return environ | {"wsgi.input_terminated": True}
+    for header, value in scope.headers.items():
+        name = wsgi_name(header)
+        environ[name] = f"{environ[name]},{value}" if name in environ else value
+    for header in scope.headers.keys():  # noqa: SIM118 (it is no dict)
+        # Granian holds back a value outside ASCII: better an empty one than none, which means no such header.
+        environ.setdefault(wsgi_name(header), "")
+    environ["wsgi.input_terminated"] = True
+    return environ
 
 
 def call(app, environ, body):
