@@ -1746,7 +1746,15 @@ class App(bottle.Bottle):
         if log.isEnabledFor(logging.INFO):
             caller, ms = environ.get("caller"), round((time.perf_counter() - began) * 1000, 1)
             asker = caller and (caller.person or caller.client)
-            facts = (utc_now(), "INFO", environ["REQUEST_METHOD"], environ["PATH_INFO"], response.status_code, ms, asker)
+            facts = (
+                utc_now(),
+                "INFO",
+                environ["REQUEST_METHOD"],
+                environ["PATH_INFO"],
+                response.status_code,
+                ms,
+                asker,
+            )
             facts += (environ["reason"], request_id)
             as_json = self.settings.log_format == "json"
             line = msgspec.json.encode(dict(zip(FACTS, facts, strict=True))).decode() if as_json else LINE % facts
@@ -1791,14 +1799,17 @@ def gateway(app):
     threads = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     async def serve_one(scope, protocol):
-        environ, body, answer = wsgi_environ(scope), BodyToCome(), None
-        with contextlib.suppress(MustWait):
-            answer = call(app, environ, body)
+        environ, body, waits, answer = wsgi_environ(scope), BodyToCome(), False, None
         while answer is None:
             try:
-                answer = await asyncio.get_running_loop().run_in_executor(threads, call, app, environ, body)
+                if waits:
+                    answer = await asyncio.get_running_loop().run_in_executor(threads, call, app, environ, body)
+                else:
+                    answer = call(app, environ, body)
             except BodyWanted:
-                body = await body_in_time(protocol)
+                body, waits = await body_in_time(protocol), True
+            except MustWait:
+                waits = True
         protocol.response_bytes(*answer)
 
     return serve_one
