@@ -42,6 +42,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -74,12 +75,11 @@ SCOPES = "read:timesheets create:timesheets delete:timesheets"
 
 def jwk_of(key, kid, **members):
     """The public half of a private key as a member of a key set."""
-    kinds = {rsa.RSAPrivateKey: jwt.algorithms.RSAAlgorithm, ec.EllipticCurvePrivateKey: jwt.algorithms.ECAlgorithm}
-    (kind,) = [algorithm for private, algorithm in kinds.items() if isinstance(key, private)]
+    kind = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
     return {**kind.to_jwk(key.public_key(), as_dict=True), "kid": kid, **members}
 
 
-KEYS = {  # further private keys that the tenant publishes or an attacker holds
+KEYS: dict[str, Any] = {  # further private keys that the tenant publishes or an attacker holds
     "attacker": rsa.generate_private_key(public_exponent=65537, key_size=2048),
     "plain": rsa.generate_private_key(public_exponent=65537, key_size=2048),
     "weak": rsa.generate_private_key(public_exponent=65537, key_size=1024),
@@ -2020,10 +2020,28 @@ def test_openapi_is_valid_and_describes_every_route(api):
     }
     approve = document["paths"]["/approvals/{entry_id}"]["put"]
     assert approve["security"] == [{"auth0": ["approve:timesheets"]}]
-    assert set(approve["responses"]) == {"200", "400", "401", "403", "404", "503"}
+    assert set(approve["responses"]) == {"200", "400", "401", "403", "404", "500", "503", "507"}
+    assert "`own_entry`" in approve["responses"]["403"]["description"]
+    assert set(document["paths"]["/"]["get"]["responses"]) == {"200", "500"}
+    flows = document["components"]["securitySchemes"]["auth0"]["flows"]
+    assert flows["clientCredentials"]["scopes"]["batch:upload"].split("  ")[:2] == [
+        "POST /timesheets/upload",
+        "GET /timesheets/upload",
+    ]
+    assert "<" not in json.dumps([document["paths"], flows])
     flows = document["components"]["securitySchemes"]["auth0"]["flows"]
     assert flows["clientCredentials"]["tokenUrl"] == api.tenant.url + "oauth/token"
     assert set(flows["clientCredentials"]["scopes"]) == {"batch:upload", "approve:timesheets", *SCOPES.split()}
+
+
+def test_openapi_names_every_code(api):
+    """What a program may have to tell apart stands in the description, and nothing else does."""
+    source = (HERE / "timesheets.py").read_text()
+    codes = {*re.findall(r'Problem\(\s*\d{3}, "(\w+)"', source), *re.findall(r'= \(5\d\d, "(\w+)"', source)}
+    codes |= {"invalid_token", "approved"}
+    operations = [op for path in api.call("GET", "/openapi.json").json["paths"].values() for op in path.values()]
+    reasons = [answer["description"] for op in operations for answer in op["responses"].values()]
+    assert set(re.findall(r"`([a-z]+_?[a-z_]*)`(?=:|,| or)", " ".join(reasons))) == codes
 
 
 @heavy
@@ -2076,16 +2094,36 @@ def test_metadata_for_clients_that_know_only_the_address(tenant, database):
     assert metadata["scopes_supported"] == sorted({"batch:upload", "approve:timesheets", *SCOPES.split()})
 
 
-EXPLAINED = [  # what is explained, what its lines say, what must not be said
-    ("good", lambda t: t.machine("batch:upload"), 0, ["✓ opens     POST /timesheets/upload", "✓ verdict   accepted"]),
-    ("person", lambda t: t.person("ann", "read:timesheets"), 0, ["✓ speaks for ann", "✓ opens     GET /timesheets by"]),
-    ("expired", lambda t: t.machine(exp=ago(60)), 1, ["✗ exp", "(it has expired", "✗ verdict   refused"]),
-    ("audience", lambda t: t.machine(aud="x"), 1, [f"✗ aud       x   (exactly {AUDIENCE})"]),
-    ("issuer", lambda t: t.machine(iss=t.url.rstrip("/")), 1, [f"(exactly {'{url}'})"]),
-    ("list", lambda t: forged({}, {"kid": ["x"], "alg": ["RS256"]}), 1, ["✗ alg       ['RS256']"]),
-    ("opaque", lambda t: "hB2kd93ndk", 1, ["✗ token     is no JWT"]),
-    ("unknown-key", lambda t: t.sign(claims_of(t), kid="x"), 1, ["✗ kid       x", "✗ verdict   refused"]),
-    ("terminal-codes", lambda t: t.machine(sub="\x1b[31m"), 1, ["✗ verdict   refused"]),
+OTHER_CLAIM = "https://api.exampleco.com/email"
+EXPLAINED = [  # what is explained, the exit status, what the lines say
+    (
+        "good",
+        lambda t: t.machine(),
+        0,
+        ["✓ scope      batch:upload", "✓ opens      POST /timesheets/upload", "accepted"],
+    ),
+    ("person", lambda t: t.person("ann", "read:timesheets"), 0, ["for ann", "✓ opens      GET /timesheets/{entry_id}"]),
+    ("from-a-header", lambda t: f"Authorization: Bearer {t.machine()}", 0, ["✓ verdict    accepted"]),
+    ("lifetime", lambda t: t.machine(exp=ago(-7230)), 0, ["✓ exp ", ", in 2:00:"]),
+    ("expired", lambda t: t.machine(exp=ago(60)), 1, ["✗ exp", ", 0:01:0", "get a new token", "refused with 401"]),
+    ("exp-absurd", lambda t: t.machine(exp=10**400), 1, ["✗ exp        1000", "✗ verdict    refused with 401"]),
+    ("exp-missing", lambda t: t.machine(exp=None), 1, ["✗ exp        None   (a time ahead of us"]),
+    ("not-yet", lambda t: t.machine(nbf=ago(-600)), 1, ["✗ nbf        ", "(it is not valid yet)"]),
+    ("bound", lambda t: t.machine(cnf={"jkt": "x"}), 1, ["✗ cnf        {'jkt': 'x'}"]),
+    ("audience", lambda t: t.machine(aud="x"), 1, [f"✗ aud        x   (exactly {AUDIENCE})"]),
+    ("issuer", lambda t: t.machine(iss=t.url.rstrip("/")), 1, ["(exactly {url})"]),
+    ("no-scope", lambda t: t.machine(""), 1, ["✗ scope      ", "✗ verdict    accepted, but it opens no route"]),
+    (
+        "program-on-peoples-routes",
+        lambda t: t.machine("read:timesheets"),
+        1,
+        ["✓ scope      read:timesheets", "✗ verdict"],
+    ),
+    ("header-a-list", lambda t: forged({}, ["kid"]), 1, ["✗ token      is no JWT"]),
+    ("alg-a-list", lambda t: forged({}, {"kid": ["x"], "alg": ["RS256"]}), 1, ["✗ alg        ['RS256']"]),
+    ("opaque", lambda t: "hB2kd93ndk", 1, ["✗ token      is no JWT"]),
+    ("unknown-key", lambda t: t.sign(claims_of(t), kid="x"), 1, ["✗ kid        x", "✗ verdict    refused with 401"]),
+    ("terminal-codes", lambda t: t.machine(sub="\x1b[31m"), 1, ["✗ verdict    refused"]),
 ]
 
 
@@ -2093,33 +2131,65 @@ EXPLAINED = [  # what is explained, what its lines say, what must not be said
 def test_explain_says_why(tenant, make, status, says):
     """Each claim beside what this API expects, and the verdict; never the signature."""
     token = make(tenant)
-    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE}
-    done = run("timesheets.py", "explain", token, **env)
+    done = run("timesheets.py", "explain", *token.split(), AUTH0_DOMAIN=tenant.url, AUTH0_AUDIENCE=AUDIENCE)
     assert (done.returncode, done.stderr) == (status, "")
     for text in says:
         assert text.replace("{url}", tenant.url) in done.stdout
-    assert (
-        "\x1b" not in done.stdout
-        and token.rpartition(".")[2][:20] not in done.stdout.replace(" is no JWT", "")
-        or "." not in token
-    )
+    assert "\x1b" not in done.stdout
+    assert "." not in token or token.rpartition(".")[2][:20] not in done.stdout.replace(" is no JWT", "")
+
+
+def test_explain_names_the_claim_that_people_lack(tenant):
+    """The commonest trap: the token is a person's, and the claim that USER_CLAIM names is not in it."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "USER_CLAIM": OTHER_CLAIM}
+    done = run("timesheets.py", "explain", tenant.person("auth0|1", "read:timesheets"), **env)
+    assert done.returncode == 1 and f"put the claim {OTHER_CLAIM} into it (USER_CLAIM)" in done.stdout
+
+
+@pytest.mark.parametrize("words", [[""], ["Bearer"], ["-"]], ids=["unset-variable", "no-token", "empty-input"])
+def test_explain_without_the_token_it_was_promised(tenant, words):
+    """`explain "$TOKEN"` with TOKEN unset is no question about the set-up, whose ticks would mislead."""
+    done = run("timesheets.py", "explain", *words, AUTH0_DOMAIN=tenant.url, AUTH0_AUDIENCE=AUDIENCE)
+    assert (done.returncode, done.stdout) == (78, "") and "no token to explain" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("changes", "status", "says"),
     [
-        pytest.param({}, 0, ["✓ issuer", "✓ jwks_uri", "✓ keys", "✓ database  answers"], id="all-well"),
-        pytest.param({"AUTH0_DOMAIN": "http://127.0.0.1:9/"}, 1, ["✗ issuer", "✗ keys      none"], id="issuer-away"),
-        pytest.param({"DATABASE_URL": "/nonexistent/x.db"}, 1, ["✗ database  cannot be used"], id="no-database"),
-        pytest.param({"EXTRA_ISSUERS": "https://u:s@cret@x/"}, 0, ["✓ EXTRA_ISSUERS ('https://"], id="no-password"),
+        pytest.param({}, 0, ["✓ issuer", "✓ jwks_uri", "✓ keys", "✓ database   answers"], id="all-well"),
+        pytest.param({"AUTH0_DOMAIN": "http://127.0.0.1:9/"}, 1, ["✗ issuer", "✗ keys       none"], id="issuer-away"),
+        pytest.param({"AUTH0_DOMAIN": "{url}"}, 1, ["✗ issuer     {url}/   (set AUTH0_DOMAIN to this)"], id="no-slash"),
+        pytest.param({"JWKS_URL": "{url}/keys"}, 1, ["(set JWKS_URL to it)", "✗ keys"], id="other-keys"),
+        pytest.param({"DATABASE_URL": "/nonexistent/x.db"}, 1, ["✗ database   cannot be used"], id="no-database"),
+        pytest.param(
+            {"DATABASE_URL": "postgresql://u:cret@127.0.0.1:9/x?password=cret"},
+            1,
+            ["://...127.0.0.1:9/x?..."],
+            id="secret",
+        ),
+        pytest.param({"PYTHONIOENCODING": "ascii"}, 0, ["? database   answers"], id="plain-terminal"),
     ],
 )
 def test_explain_checks_the_set_up(tenant, tmp_path, changes, status, says):
     """Without a token: settings, issuer, keys and database, and what to mend."""
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
-    done = run("timesheets.py", "explain", **env | changes)
+    url = tenant.url.rstrip("/")
+    done = run(
+        "timesheets.py", "explain", **env | {name: value.replace("{url}", url) for name, value in changes.items()}
+    )
     assert done.returncode == status and "Traceback" not in done.stderr
-    assert all(text in done.stdout for text in says) and "cret" not in done.stdout, done.stdout
+    assert all(text.replace("{url}", url) in done.stdout for text in says) and "cret" not in done.stdout, done.stdout
+
+
+def test_explain_of_an_issuer_that_speaks_no_http(tenant):
+    """Whatever listens there, the answer is a line and no traceback."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+        threading.Thread(
+            target=lambda: [server.accept()[0].send(b"SSH-2.0\r\n\r\n") for _ in range(2)], daemon=True
+        ).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        done = run("timesheets.py", "explain", AUTH0_DOMAIN=url, AUTH0_AUDIENCE=AUDIENCE, DATABASE_URL="x/y")
+    assert done.returncode == 1 and "✗ issuer" in done.stdout and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("form", ["plain", "json"])
@@ -2918,7 +2988,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         """Pass on, or act up."""
-        server = self.server
+        server: Any = self.server
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = server.script.pop(0) if server.script else None
         server.asked.append(self.path)
@@ -3211,11 +3281,11 @@ def self_signed(folder):
     """A certificate for 127.0.0.1 that nobody vouches for -> the paths of certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")]), datetime.now(UTC)
-    certificate = x509.CertificateBuilder(
+    unsigned = x509.CertificateBuilder(
         name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
     )
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = certificate.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    certificate = unsigned.add_extension(names, critical=False).sign(key, hashes.SHA256())
     pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "key.pem").write_bytes(pkcs8)
     (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
@@ -3599,11 +3669,12 @@ class Tracker(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         """Answer the next page, after a quota that is used up."""
+        server: Any = self.server
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        self.server.tracked.append((self.command, self.path, body, self.headers["Authorization"]))
-        found, headers = self.server.pages(len(self.server.tracked) - 1, f"http://127.0.0.1:{self.server.server_port}")
+        server.tracked.append((self.command, self.path, body, self.headers["Authorization"]))
+        found, headers = server.pages(len(server.tracked) - 1, f"http://127.0.0.1:{server.server_port}")
         sent = json.dumps(found).encode()
-        self.send_response(402 if len(self.server.tracked) == 1 else 200)
+        self.send_response(402 if len(server.tracked) == 1 else 200)
         for name, value in {"Content-Length": str(len(sent)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -3811,8 +3882,8 @@ def started(tmp_path, *arguments, folder=HERE, **env):
     """demo.py with a temporary folder of its own, by which its processes are known."""
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1", **env}
     command = [sys.executable, str(folder / "demo.py"), *arguments]
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=env, encoding="utf-8", start_new_session=True, **pipe)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, encoding="utf-8", start_new_session=True, stdout=pipe, stderr=pipe)
 
 
 def ended(process, tmp_path):

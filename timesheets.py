@@ -94,7 +94,7 @@ def url(text):
     return text
 
 
-def issuer(text):
+def issuer_url(text):
     """The expected `iss`: https://DOMAIN/ for a bare domain, a full URL exactly as written."""
     if "://" in text:
         return url(text)
@@ -110,9 +110,21 @@ def file_path(text):
     return text
 
 
-def words(text):
-    """Values with commas between them."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def base_url(text):
+    """An address to put paths after."""
+    return url(text).rstrip("/")
+
+
+def origin(text):
+    """What a browser calls itself in the Origin header: scheme, host and port."""
+    if urllib.parse.urlsplit(url(text)).path:
+        raise ValueError("must name origins such as https://app.exampleco.com, without a path or a slash at the end")
+    return text
+
+
+def each(read):
+    """A reader of values with commas between."""
+    return lambda text: tuple(read(part.strip()) for part in text.split(",") if part.strip())
 
 
 def reads(**schema):
@@ -159,22 +171,25 @@ class Settings:
     """All that the API is told from outside. Each variable is a command-line flag too."""
 
     issuer: str = setting(
-        "AUTH0_DOMAIN", "the tenant's domain (Auth0 dashboard > Settings), or an issuer URL", read=issuer
+        "AUTH0_DOMAIN", "the tenant's domain (Auth0 dashboard > Settings), or an issuer URL", read=issuer_url
     )
     audience: str = setting("AUTH0_AUDIENCE", "the API's identifier (Auth0 dashboard > Applications > APIs)")
     jwks_url: str = setting("JWKS_URL", "where the key set is, if not right below the issuer", "", url)
-    extra_issuers: tuple = setting("EXTRA_ISSUERS", "further accepted `iss` values that share the keys", (), words)
+    extra_issuers: tuple = setting(
+        "EXTRA_ISSUERS", "further accepted `iss` values that share the keys", (), each(issuer_url)
+    )
     user_claim: str = setting("USER_CLAIM", "the claim that names a person", "sub")
-    scope_claims: tuple = setting("SCOPE_CLAIMS", "claims that grant scopes too, with commas between", (), words)
+    scope_claims: tuple = setting("SCOPE_CLAIMS", "claims that grant scopes too, with commas between", (), each(str))
     database_url: str = setting("DATABASE_URL", "the path of the SQLite file, or postgresql://...", "timesheets.db")
     host: str = setting("HOST", "the address to listen on", "127.0.0.1")
     port: int = setting("PORT", "the port to listen on; 0 takes a free one", 8080, number(0, 65535))
     workers: int = setting("WORKERS", "how many processes serve", 1, number(1, 64))
     tls_cert: str = setting("TLS_CERT", "the certificate chain's file (PEM), to serve HTTPS itself", "", file_path)
     tls_key: str = setting("TLS_KEY", "the file of that certificate's private key (PEM)", "", file_path)
-    cors_origins: tuple = setting("CORS_ORIGINS", "browser origins that may call, with commas between", (), words)
-    public_url: str = setting("PUBLIC_URL", "this API's own URL as its callers see it", "", url)
-
+    cors_origins: tuple = setting(
+        "CORS_ORIGINS", "browser origins that may call, with commas between", (), each(origin)
+    )
+    public_url: str = setting("PUBLIC_URL", "this API's own URL as its callers see it", "", base_url)
     log_format: str = setting("LOG_FORMAT", "how a request is logged: plain or json", "plain", one_of("plain", "json"))
 
     def keys_url(self):
@@ -257,11 +272,11 @@ def problem_json(error):
     code, detail = BOTTLES_OWN.get(error.status_code, ("internal_error", "Something went wrong in the API."))
     if isinstance(error, Problem):
         code, detail = error.code, error.detail
-        request["reason"] = f"{code}: {error.reason or detail}"
+    request["reason"] = f"{code}: {getattr(error, 'reason', None) or detail}"
     public_url, challenge = request.app.settings.public_url, response.get_header("WWW-Authenticate")
     if public_url and challenge:  # where a client that has only our address learns who signs (RFC 9728 section 5)
-        where = urllib.parse.urljoin(public_url, "/.well-known/oauth-protected-resource")
-        response.set_header("WWW-Authenticate", f'{challenge}, resource_metadata="{where}"')
+        metadata = f'resource_metadata="{public_url}/.well-known/oauth-protected-resource"'
+        response.set_header("WWW-Authenticate", f"{challenge}, {metadata}")
     title = http.client.responses.get(error.status_code, "Error")
     facts = ("about:blank", title, error.status_code, detail, code, request["request_id"])
     response.content_type = "application/problem+json"
@@ -821,7 +836,8 @@ def usable_keys(document):
         try:
             key = jwt.PyJWK(jwk)
             strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
-            if strong and jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"]):
+            meant = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"])
+            if strong and meant and type(jwk["kid"]) is str:
                 keys.setdefault(jwk["kid"], key)
         except BROKEN_KEY:
             continue  # one bad member must not take the good ones away
@@ -900,7 +916,7 @@ def signed_claims(settings, token, key):
     try:
         decoded = jwt.decode_complete(token, key, algorithms, options, audience=settings.audience, issuer=issuers)
     except (jwt.PyJWTError, ValueError) as fault:
-        raise InvalidToken(f"{type(fault).__name__}: {fault}") from fault
+        raise InvalidToken(str(fault)) from fault
     if str(decoded["header"].get("typ", "JWT")).lower() not in TOKEN_TYPES:
         raise InvalidToken("its type is not an access token's")
     if "cnf" in decoded["payload"]:
@@ -987,16 +1003,17 @@ def requires(scope, machines=False, query=None):
     """
 
     def guard(handler):
-        handler.scope, handler.query = scope, query or {}  # for /openapi.json
+        handler.scope, handler.machines, handler.query = scope, machines, query or {}  # for /openapi.json and `explain`
 
         @functools.wraps(handler)
         def guarded(**arguments):
             caller = verify(bearer_token(request.environ.get("HTTP_AUTHORIZATION")), request.app)
+            request["caller"] = caller
             if scope not in caller.scopes:
                 raise insufficient_scope(scope)
             if not machines and not caller.person:
-                raise Problem(403, "person_required", NO_PERSON, reason=caller.client)
-            request["caller"], request["asked"] = caller, read_query(handler.query)
+                raise Problem(403, "person_required", NO_PERSON)
+            request["asked"] = read_query(handler.query)
             return handler(**arguments)
 
         return guarded
@@ -1096,7 +1113,7 @@ def answer(value, status=200, location=None):
     """Send JSON."""
     response.status, response.content_type = status, "application/json"
     if location is not None:
-        response.set_header("Location", f"{request.app.settings.public_url.rstrip('/')}/timesheets/{location}")
+        response.set_header("Location", f"{request.app.settings.public_url}/timesheets/{location}")
     return msgspec.json.encode(value)
 
 
@@ -1142,7 +1159,7 @@ def answer_entries(condition, values=()):
     limit = query.get("limit", 100)
     rows = request.app.db.read(f"{select} ORDER BY date, id LIMIT ?", [*values * len(halves), limit + 1])
     if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
-        address = request.app.settings.public_url.rstrip("/") + request.path
+        address = request.app.settings.public_url + request.path
         asked = dict(urllib.parse.parse_qsl(request.query_string))
         asked["after"] = f"{rows[limit - 1][2]}.{rows[limit - 1][0]}"
         same = "&".join(f"{name}={urllib.parse.quote(value, '')}" for name, value in asked.items())
@@ -1169,8 +1186,8 @@ def upload():
     :takes: Upload
     :return 200: Uploaded
     :return 201: Uploaded
-    :raise 409: a single entry would change one that is approved
-    :raise 422: a single entry is invalid
+    :raise 409: `approved`: a single entry would change one that is approved
+    :raise 422: `invalid`: a single entry is invalid
     """
     dry_run = request["asked"].get("dry_run") in YES
     sent = read_json(read_body())
@@ -1314,7 +1331,8 @@ def create():
 
     :takes: OwnEntry
     :return 201: Entry
-    :raise 422: a field is at fault, or the Idempotency-Key came with another body before
+    :raise 400: `invalid_key`: the Idempotency-Key is malformed
+    :raise 422: `invalid` or `key_reused`: a field is at fault, or the Idempotency-Key came with another body before
     """
     body, key, caller = read_body(), idempotency_key(), request["caller"]
     try:
@@ -1366,7 +1384,7 @@ def timesheet(entry_id):
     """One entry: one's own, or anybody's with approve:timesheets.
 
     :return 200: Entry
-    :raise 404: there is none, or it is another's
+    :raise 404: `not_found`: there is none, or it is another's
     """
     with request.app.db.connection() as db:
         return answer(entry_or_404(db, entry_id, anybodys="approve:timesheets" in request["caller"].scopes))
@@ -1394,8 +1412,8 @@ def delete(entry_id):
     """Void one's own entry.
 
     :return 204:
-    :raise 404: there is none, or it is another's
-    :raise 409: it is approved
+    :raise 404: `not_found`: there is none, or it is another's
+    :raise 409: `approved`: it is approved
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id)
@@ -1424,8 +1442,8 @@ def approve(entry_id):
     """Approve an entry, once or again. A body is not read.
 
     :return 200: Entry
-    :raise 403: it is one's own
-    :raise 404: there is none
+    :raise 403: `own_entry`: it is one's own
+    :raise 404: `not_found`: there is none
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
@@ -1443,7 +1461,7 @@ def unapprove(entry_id):
     """Take an approval back, once or again, so that the entry can change.
 
     :return 204:
-    :raise 404: there is no such entry
+    :raise 404: `not_found`: there is no such entry
     """
     with request.app.db.transaction() as db:
         entry = entry_or_404(db, entry_id, anybodys=True)
@@ -1482,6 +1500,7 @@ def health():
     """Whether the database answers, and how old the key set is. For load balancers.
 
     :return 200: Health
+    :raise 503: `database_busy` or `database_unavailable`: the database does not answer
     """
     request.app.db.read("SELECT id FROM entry LIMIT 1")
     keys = request.app.keys
@@ -1524,17 +1543,37 @@ SCHEMAS |= {
     "Weeks": array(refer("Week")),
     "Anything": {"type": "object"},
 }
-ALWAYS = {  # problems of every guarded route: status, when
-    "400": "the query or the Authorization header is malformed",
-    "401": "there is no access token, or it is not good for this API",
-    "403": "the token does not permit this",
-    "503": "the signing keys or the database cannot be reached now; try again later",
+GUARDED = {  # problems of every guarded route: status, and the codes with their reasons
+    "400": "`invalid_query` or `invalid_request`: the query or the Authorization header is malformed",
+    "401": "`token_required` or `invalid_token`: there is no access token, or it is not good for this API",
+    "403": "`insufficient_scope` or `person_required`: the token does not permit this",
+    "503": "`keys_unavailable`, `database_busy` or `database_unavailable`: try again after Retry-After seconds",
 }
+WRITING = {"507": "`storage_full`: the database's disk is full, and nothing was stored"}
 WITH_BODY = {
-    "408": "the body did not arrive in time",
-    "413": "the body is too long",
-    "415": "the body is not JSON",
-    "507": "the database's disk is full",
+    "400": "`malformed_json` or `duplicate_key`: the body is not JSON; `detail` says where",
+    "408": "`body_timeout`: the body did not arrive in time",
+    "413": "`too_large` or `too_many_rows`: the body is over a limit, which `detail` names",
+    "415": "`unsupported_media_type`: the body is not labelled as JSON",
+}
+HEADERS = {  # header, what it says, the statuses that have it
+    "Link": ("the address of the next page, with rel=next; on the last page there is none", "200"),
+    "Location": ("where the new entry is", "201"),
+    "WWW-Authenticate": ("what is wrong with the token, or what it lacks (RFC 6750 section 3)", "400 401 403"),
+    "Retry-After": ("seconds after which to try again", "503 507"),
+}
+PARAMETERS = {
+    "from": "the first day",
+    "to": "the last day, which counts too",
+    "limit": "how many entries at most, 100 if it is not said; the Link header leads to the rest",
+    "after": "where a page begins, as the Link header of the page before has it",
+    "user_id": "whose entries, `*` for everybody's; another's need the scope approve:timesheets",
+    "project": "only this project's entries",
+    "approved": "only entries that are approved, or that are not",
+    "by": "what to add up by, besides the week",
+    "dry_run": "say what would happen, and store nothing",
+    "entry_id": "the entry's `id`",
+    "Idempotency-Key": "any text of your own making; sent again with the same body, it gets the first answer again",
 }
 
 
@@ -1542,50 +1581,58 @@ def operation(route):
     """One route as an OpenAPI operation: its docstring's fields say what it takes and answers."""
     handler = route.callback
     about, *_ = (documentation := inspect.getdoc(handler)).partition("\n\n:")
-    fields = re.findall(r"^:(takes|return|raise) ?(\d*): ?(.*)$", documentation, re.MULTILINE)
-    answers, problems = {}, dict(ALWAYS) if hasattr(handler, "scope") else {"503": ALWAYS["503"]}
-    described = {"operationId": handler.__name__, "summary": about.split(".")[0], "description": about}
-    for kind, status, what in fields:
+    described = {"operationId": handler.__name__, "summary": re.split(r"\.(?:\s|$)", about)[0], "description": about}
+    answers, problems = {}, [{"500": "`internal_error`: our fault"}]
+    problems += [GUARDED] * hasattr(handler, "scope") + [WRITING] * (route.method != "GET")
+    for kind, status, what in re.findall(r"^:(takes|return|raise) ?(\d*): ?(.*)$", documentation, re.MULTILINE):
         if kind == "takes":
             described["requestBody"] = {"required": True, "content": {"application/json": {"schema": refer(what)}}}
-            problems |= WITH_BODY
+            problems.append(WITH_BODY)
         elif kind == "raise":
-            problems[status] = f"{problems[status]}, or {what}" if status in problems else what
+            problems.append({status: what})
         else:
             answers[status] = success(status, what)
-    problem = {"application/problem+json": {"schema": refer("ProblemDetails")}}
-    described["responses"] = answers | {
-        code: {"description": why, "content": problem} for code, why in problems.items()
-    }
-    described["parameters"] = parameters(route)
+    for status in sorted({status for some in problems for status in some}):
+        reasons = ", or ".join(some[status] for some in problems if status in some)
+        answers[status] = response_of(status, reasons, "application/problem+json", refer("ProblemDetails"))
+    described |= {"responses": answers, "parameters": parameters(route)}
     if hasattr(handler, "scope"):
         described["security"] = [{"auth0": [handler.scope]}]
     return described
 
 
+def response_of(status, about, media, schema):
+    """A response as OpenAPI has it."""
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name, (_, when) in HEADERS.items() if status in when}
+    return {"description": about, "headers": headers, "content": {media: {"schema": schema}}}
+
+
 def success(status, schema):
     """The response of a route that went well; lists come as CSV too."""
-    content = {"application/json": {"schema": refer(schema)}} if schema else {}
+    about = http.client.responses[int(status)]
+    if not schema:
+        return {"description": about}
     if schema == "Page":
-        content = {"text/html": {"schema": {"type": "string"}}}
-    if SCHEMAS.get(schema, {}).get("type") == "array":
-        content["text/csv"] = {"schema": {"type": "string"}}
-    return {"description": http.client.responses[int(status)], **({"content": content} if content else {})}
+        return {"description": about, "content": {"text/html": {"schema": {"type": "string"}}}}
+    answer = response_of(status, about, "application/json", refer(schema))
+    if SCHEMAS[schema].get("type") == "array":
+        answer["content"]["text/csv"] = {"schema": {"type": "string"}}
+    if schema != "Entries":
+        answer["headers"].pop("Link", None)
+    return answer
 
 
 def parameters(route):
     """The parameters of a route, in its path, query and headers."""
-    found = [
-        {"name": name, "in": "query", "schema": read.schema}
-        for name, read in getattr(route.callback, "query", {}).items()
-    ]
+    found = [("query", name, read.schema) for name, read in getattr(route.callback, "query", {}).items()]
     if "<entry_id" in route.rule:
-        schema = {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}
-        found.append({"name": "entry_id", "in": "path", "required": True, "schema": schema})
+        found.append(("path", "entry_id", {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}))
     if "Idempotency-Key" in route.callback.__doc__:
-        schema = {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"}
-        found.append({"name": "Idempotency-Key", "in": "header", "schema": schema})
-    return found
+        found.append(("header", "Idempotency-Key", {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"}))
+    return [
+        {"name": name, "in": where, "schema": schema, "description": PARAMETERS[name], "required": where == "path"}
+        for where, name, schema in found
+    ]
 
 
 @api.get("/.well-known/oauth-protected-resource")
@@ -1593,7 +1640,7 @@ def resource_metadata():
     """Which issuer this API trusts, and its scopes, for clients that have only its address (RFC 9728).
 
     :return 200: Anything
-    :raise 404: PUBLIC_URL does not say how callers see this API
+    :raise 404: `not_found`: PUBLIC_URL does not say how callers see this API
     """
     settings = request.app.settings
     if not settings.public_url:
@@ -1614,16 +1661,20 @@ def description():
     return answer(openapi(request.app))
 
 
+def path_of(route):
+    """A route's path as OpenAPI writes it."""
+    return re.sub(r"<(\w+):[^>]*>", r"{\1}", route.rule)
+
+
 def openapi(app):
     """The API's description (OpenAPI 3.1), read off its routes."""
     paths = collections.defaultdict(dict)
     for route in app.routes:
-        paths[re.sub(r"<(\w+):[^>]*>", r"{\1}", route.rule)][route.method.lower()] = operation(route)
-    scopes = {
-        route.callback.scope: f"needed for {route.method} {route.rule}"
-        for route in app.routes
-        if hasattr(route.callback, "scope")
-    }
+        paths[path_of(route)][route.method.lower()] = operation(route)
+    scopes = collections.defaultdict(str)
+    for route in app.routes:
+        if hasattr(route.callback, "scope"):
+            scopes[route.callback.scope] += f"{route.method} {path_of(route)}  "
     token, authorize = app.settings.issuer.rstrip("/") + "/oauth/token", app.settings.issuer.rstrip("/") + "/authorize"
     people = {"authorizationUrl": authorize, "tokenUrl": token, "scopes": scopes}
     flows = {"clientCredentials": {"tokenUrl": token, "scopes": scopes}, "authorizationCode": people}
@@ -1631,9 +1682,15 @@ def openapi(app):
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "description": about, "version": VERSION},
-        "servers": [{"url": app.settings.public_url.rstrip("/") or "/"}],
+        "servers": [{"url": app.settings.public_url or "/"}],
         "paths": paths,
-        "components": {"schemas": SCHEMAS, "securitySchemes": {"auth0": {"type": "oauth2", "flows": flows}}},
+        "components": {
+            "schemas": SCHEMAS,
+            "headers": {
+                name: {"description": what, "schema": {"type": "string"}} for name, (what, _) in HEADERS.items()
+            },
+            "securitySchemes": {"auth0": {"type": "oauth2", "flows": flows}},
+        },
     }
 
 
@@ -1661,7 +1718,10 @@ PAGE_TEMPLATE = """<!doctype html>
 <p>{{info['description']}}</p>
 <p class="dim">Tokens are signed by <span class="key">{{issuer}}</span> for the audience
 <span class="key">{{audience}}</span>. The issuer's key set is <span class="key">{{state}}</span>.
-The same in a form for programs: <a href="/openapi.json">openapi.json</a>.</p>
+The same in a form for programs, with every field and error: <a href="{{home}}/openapi.json">openapi.json</a>.</p>
+<p class="dim">In the lines below, <code>$TOKEN</code> is an access token from the issuer, {{!where}} and
+<code>entry.json</code> holds an entry:</p>
+<pre tabindex="0" role="region" aria-label="An entry">{{sample}}</pre>
 % for method, path, operation in operations:
 % scope = operation.get('security', [{}])[0].get('auth0', [''])[0]
 <h2>{{method}} {{path}}</h2>
@@ -1674,7 +1734,7 @@ The same in a form for programs: <a href="/openapi.json">openapi.json</a>.</p>
 % if 'requestBody' in operation:
 -H "Content-Type: application/json" -d @entry.json \\
 % end
-{{base}}{{path}}</pre>
+{{home or '$API'}}{{path.replace('{entry_id}', '14')}}</pre>
 % end
 </main>
 </body>
@@ -1683,8 +1743,11 @@ The same in a form for programs: <a href="/openapi.json">openapi.json</a>.</p>
 
 
 def marked(text):
-    """Markdown's `code`, the only mark that descriptions use, as HTML."""
-    return re.sub("`(.+?)`", r"<code>\1</code>", bottle.html_escape(text))
+    """Markdown's paragraphs and `code`, the only marks that descriptions use, as HTML."""
+    return re.sub("`(.+?)`", r"<code>\1</code>", bottle.html_escape(text)).replace("\n\n", "</p><p>")
+
+
+SAMPLE = '{"user_id": "jane@contractor.example", "date": "2026-11-20", "project": "StoreZero", "hours": 7.5}'
 
 
 @api.get("/")
@@ -1705,10 +1768,17 @@ def page():
     )
     response.set_header("Content-Security-Policy", policy)
     response.content_type = "text/html; charset=utf-8"
-    facts = {"issuer": settings.issuer, "audience": settings.audience, "state": request.app.keys.state()}
-    base = settings.public_url.rstrip("/") or "$API"
+    facts = {"issuer": settings.issuer, "audience": settings.audience, "home": settings.public_url}
+    facts["state"] = {"none": "not there yet"}.get(request.app.keys.state(), request.app.keys.state())
+    facts["where"] = "" if settings.public_url else "<code>$API</code> is where you found this page,"
     return bottle.template(
-        PAGE_TEMPLATE, info=description["info"], operations=operations, style=STYLE, base=base, marked=marked, **facts
+        PAGE_TEMPLATE,
+        info=description["info"],
+        operations=operations,
+        style=STYLE,
+        sample=SAMPLE,
+        marked=marked,
+        **facts,
     )
 
 
@@ -1735,8 +1805,8 @@ class App(bottle.Bottle):
 
     def wsgi(self, environ, start_response):
         """Answer one request, and log it in a line: what was asked, what became of it, who asked."""
-        began, asked = time.perf_counter(), environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = asked if REQUEST_ID.fullmatch(asked) else f"{random.getrandbits(64):016x}"
+        began, given = time.perf_counter(), environ.get("HTTP_X_REQUEST_ID", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
         environ["request_id"], environ["reason"] = request_id, ""
 
         def start(status, headers, fault=None):
@@ -1746,16 +1816,8 @@ class App(bottle.Bottle):
         if log.isEnabledFor(logging.INFO):
             caller, ms = environ.get("caller"), round((time.perf_counter() - began) * 1000, 1)
             asker = caller and (caller.person or caller.client)
-            facts = (
-                utc_now(),
-                "INFO",
-                environ["REQUEST_METHOD"],
-                environ["PATH_INFO"],
-                response.status_code,
-                ms,
-                asker,
-            )
-            facts += (environ["reason"], request_id)
+            asked = (environ["REQUEST_METHOD"], environ["PATH_INFO"], response.status_code, ms, asker)
+            facts = (utc_now(), "INFO", *asked, environ["reason"], request_id)
             as_json = self.settings.log_format == "json"
             line = msgspec.json.encode(dict(zip(FACTS, facts, strict=True))).decode() if as_json else LINE % facts
             sys.stderr.write(line + "\n")  # logging proper would take a tenth of the time of a request
@@ -1771,9 +1833,13 @@ def cors_headers():
     origin = request.environ.get("HTTP_ORIGIN")
     if origin in request.app.settings.cors_origins:
         response.set_header("Access-Control-Allow-Origin", origin)
-        response.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key")
+        response.set_header(
+            "Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, X-Request-ID"
+        )
         response.set_header("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
-        response.set_header("Access-Control-Expose-Headers", "Link, Location, Retry-After, WWW-Authenticate")
+        response.set_header(
+            "Access-Control-Expose-Headers", "Link, Location, Retry-After, WWW-Authenticate, X-Request-ID"
+        )
         response.set_header("Access-Control-Max-Age", "600")
 
 
@@ -1934,101 +2000,132 @@ def serve(settings):
     ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
 
 
-def mark(good, name, found, wanted=""):
-    """One line of an explanation; -> whether all is well with it."""
+# ---- `explain`: what a token, or this set-up, lacks ----
+
+
+def mark(good, name, found, advice=""):
+    """Print one line of an explanation, with the advice if it is needed; -> whether all is well with it."""
     shown = ascii(found)[:120] if isinstance(found, (dict, list)) else ascii(str(found))[1:-1][:120]
-    print(f"{'✓' if good else '✗'} {name:9} {shown}" + (f"   ({wanted})" if not good else ""))
+    print(f"{'✓' if good else '✗'} {name:10} {shown}{f'   ({advice})' if not good else ''}")
     return good
 
 
-def explain_token(settings, keys, token):
-    """Print what a token says beside what this API expects, then the verdict; -> whether it would be accepted.
+def explain_token(app, token):
+    """Print what a token says beside what this API expects, then the verdict; -> whether it would be let in.
 
     Never prints the signature: what is printed cannot be used to call anything.
     """
     try:
-        header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2])
-        now, audience = time.time(), claims.get("aud")
-    except (ValueError, AttributeError):
+        header, claims = (dict(json.loads(base64.urlsafe_b64decode(part + "=="))) for part in token.split(".")[:2])
+    except (ValueError, TypeError, RecursionError):
         return mark(False, "token", "is no JWT", "Auth0 gives an opaque one when the request for it named no audience")
-    mark(header.get("alg") in [*ALGORITHMS], "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default")
-    mark(str(header.get("typ", "JWT")).lower() in TOKEN_TYPES, "typ", header.get("typ"), "an access token")
-    mark(header.get("kid") in [*keys.keys], "kid", header.get("kid"), f"one of {', '.join(map(str, keys.keys))}")
-    issuers = [settings.issuer, *settings.extra_issuers]
-    mark(claims.get("iss") in issuers, "iss", claims.get("iss"), f"exactly {' or '.join(issuers)}")
-    good = settings.audience in (audience if isinstance(audience, list) else [audience])
-    mark(good, "aud", audience, f"exactly {settings.audience}")
-    for name, in_time, wanted in (
-        ("exp", lambda time: time + LEEWAY > now, "it has expired; get a new token"),
-        ("iat", lambda time: time - LEEWAY <= now, "in the past; compare the clocks"),
+    issuers, audience = [app.settings.issuer, *app.settings.extra_issuers], claims.get("aud")
+    audiences, kids = audience if isinstance(audience, list) else [audience], ", ".join(app.keys.keys)
+    now, times = app.clock(), {name: claims.get(name) for name in ("exp", "iat", "nbf")}
+    known = {name: when for name, when in times.items() if type(when) in (int, float) and 0 <= when < 2**53}
+    for good, name, found, advice in (
+        (header.get("alg") in [*ALGORITHMS], "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default"),
+        (str(header.get("typ", "JWT")).lower() in TOKEN_TYPES, "typ", header.get("typ"), "at+jwt or JWT, or nothing"),
+        (header.get("kid") in [*app.keys.keys], "kid", header.get("kid"), f"one of: {kids or 'none can be fetched'}"),
+        (claims.get("iss") in issuers, "iss", claims.get("iss"), f"exactly {' or '.join(issuers)}"),
+        (app.settings.audience in audiences, "aud", audience, f"exactly {app.settings.audience}"),
+        (known.get("exp", 0) + LEEWAY > now, "exp", moment(times["exp"], now), "a time ahead of us; get a new token"),
+        (known.get("iat", now + 60) - LEEWAY <= now, "iat", moment(times["iat"], now), "a time behind us"),
+        (known.get("nbf", 0) - LEEWAY <= now, "nbf", moment(times["nbf"], now), "a time behind us, or nothing"),
+        (claims.get("sub"), "sub", claims.get("sub"), "who it speaks for"),
+        ("cnf" not in claims, "cnf", claims.get("cnf"), "nothing; this API cannot check the proof of a key"),
     ):
-        when = claims.get(name)
-        known = type(when) in (int, float)
-        minutes = f" ({(when - now) / 60:+,.0f} min)" if known else ""
-        mark(known and in_time(when), name, f"{when}{minutes}", wanted)
-    mark(claims.get("sub"), "sub", claims.get("sub"), "who it speaks for")
+        if found is not None or not good:
+            mark(good, name, found, advice)
     try:
-        caller = judge(settings, token, keys.find(str(header.get("kid"))))
+        caller = verify(token, app)
     except Problem as problem:
-        return mark(False, "verdict", "refused", str(problem.reason or problem.detail))
-    mark(True, "speaks for", caller.person or f"the program {caller.client}")
-    for route in api.routes:
-        scope = getattr(route.callback, "scope", None)
-        if scope in caller.scopes and (caller.person or "upload" in route.rule):
-            mark(True, "opens", f"{route.method} {route.rule} by {scope}")
-    good = caller.starts - LEEWAY <= now < caller.expires + LEEWAY
-    return mark(good, "verdict", "accepted" if good else "refused", "the clock says no")
+        return mark(False, "verdict", f"refused with {problem.status_code}", str(problem.reason or problem.detail))
+    name = f"put the claim {app.settings.user_claim} into it (USER_CLAIM), or no route for people opens"
+    mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", name)
+    mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; see the README on scopes")
+    guarded = [route for route in api.routes if getattr(route.callback, "scope", None) in caller.scopes]
+    opened = [route for route in guarded if caller.person or route.callback.machines]
+    for route in opened:
+        mark(True, "opens", f"{route.method} {path_of(route)}")
+    advice = "403 everywhere: a program's token opens uploads only, a person's the rest, each with its scope"
+    mark(opened, "verdict", "accepted" if opened else "accepted, but it opens no route", advice)
+    return bool(opened)
 
 
-def explain_settings(settings, keys):
-    """Print whether settings, issuer and database fit together; -> whether they do."""
-    for field in dataclasses.fields(settings):
-        mark(True, field.metadata["variable"], re.sub(r"//.*@|\?.*", "//", str(getattr(settings, field.name))))
-    discovery = settings.issuer.rstrip("/") + "/.well-known/openid-configuration"
+def moment(seconds, now):
+    """A NumericDate for people: how far it is from now."""
+    if type(seconds) not in (int, float) or not 0 <= seconds < 2**53:
+        return seconds
+    distance = timedelta(seconds=round(abs(seconds - now)))
+    return f"{seconds}, {f'in {distance}' if seconds > now else f'{distance} ago'}"
+
+
+def explain_settings(app):
+    """Print whether settings, issuer and database fit together, and what to mend; -> whether they do."""
+    for field in dataclasses.fields(app.settings):
+        value = getattr(app.settings, field.name)
+        shown = ", ".join(value) if type(value) is tuple else str(value)
+        mark(True, field.metadata["variable"], re.sub(r"(?<=//).*@|(?<=\?).*", "...", shown) or "none")
+    discovery, issuer = app.settings.issuer.rstrip("/") + "/.well-known/openid-configuration", app.settings.issuer
     try:
         with urllib.request.urlopen(discovery, timeout=DEADLINE) as answer:
-            found = json.loads(answer.read(256 * 1024))
-        good = mark(found.get("issuer") == settings.issuer, "issuer", found.get("issuer"), f"not {settings.issuer}")
-        good &= mark(found.get("jwks_uri") == keys.address, "jwks_uri", found.get("jwks_uri"), f"not {keys.address}")
-    except (OSError, ValueError, AttributeError) as fault:
-        good = mark(False, "issuer", discovery, f"cannot be read: {fault}")
-    good &= mark(
-        bool(keys.keys), "keys", ", ".join(map(str, keys.keys)) or "none", f"{keys.address} has none, or is away"
-    )
+            found = dict(json.loads(answer.read(256 * 1024)))
+        good = mark(found.get("issuer") == issuer, "issuer", found.get("issuer"), "set AUTH0_DOMAIN to this")
+        good &= mark(found.get("jwks_uri") == app.keys.address, "jwks_uri", found.get("jwks_uri"), "set JWKS_URL to it")
+    except (OSError, ValueError, TypeError, http.client.HTTPException) as fault:
+        good = mark(False, "issuer", f"does not describe itself at {discovery}", f"is AUTH0_DOMAIN right? {fault}")
+    advice = f"{app.keys.address} has none that can verify a token, or is away"
+    good &= mark(bool(app.keys.keys), "keys", ", ".join(app.keys.keys) or "none", advice)
     try:
-        open_database(settings.database_url).migrate()
+        app.db.migrate()
         return mark(True, "database", "answers") and good
     except Faults as faults:
         return mark(False, "database", "cannot be used", " ".join(faults.args[0]))
 
 
+def explain(settings, words):
+    """Explain the token in `words`, or the set-up if there are none; -> the exit status."""
+    app = App(settings, time.time, KeySet(settings.keys_url()))
+    app.keys.refresh(wait=True)
+    if not words:
+        return int(not explain_settings(app))
+    token = sys.stdin.read() if words == ["-"] else " ".join(words)
+    token = re.sub("^(Authorization: *)?Bearer( +|$)", "", token.strip(), flags=re.IGNORECASE)
+    if not token:
+        raise Faults(["There is no token to explain; without any argument, `explain` looks at the settings."])
+    return int(not explain_token(app, token))
+
+
 def main(arguments):
     """Serve with settings from flags and environment; exit with 78 (sysexits: configuration) when they are at fault."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="A flag overrides its variable.")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=EPILOG)
     for field in dataclasses.fields(Settings):
         variable, meaning, _ = field.metadata.values()
-        if field.default and field.default is not dataclasses.MISSING:
-            meaning = f"{meaning} (default: {field.default})"
-        parser.add_argument(f"--{variable.lower().replace('_', '-')}", dest=variable, metavar="…", help=meaning)
+        default = "required" if field.default is dataclasses.MISSING else f"default: {field.default or 'none'}"
+        flag = f"--{variable.lower().replace('_', '-')}"
+        parser.add_argument(flag, dest=variable, metavar="…", help=f"{meaning} ({default})")
+    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("command", nargs="?", choices=["explain"], help="say what a token, or this set-up, lacks")
-    parser.add_argument("token", nargs="?", help="the token to explain; - reads it from standard input")
+    parser.add_argument("token", nargs="*", help="the token to explain; - reads it from standard input")
     given = vars(parser.parse_args(arguments))
-    command, token = given.pop("command"), given.pop("token")
+    command, words = given.pop("command"), given.pop("token")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a tick shows a question mark
+        sys.stdout.reconfigure(errors="replace")
     try:
         settings = Settings.from_env(os.environ | {name: value for name, value in given.items() if value is not None})
-        if command is None:
-            serve(settings)
-            return
-        keys = KeySet(settings.keys_url())
-        keys.refresh(wait=True)
-        token = sys.stdin.read().strip() if token == "-" else token
-        sys.exit(not (explain_token(settings, keys, token) if token else explain_settings(settings, keys)))
+        if command:
+            sys.exit(explain(settings, words))
+        serve(settings)
     except Faults as faults:
         print(*faults.args[0], sep="\n", file=sys.stderr)
         sys.exit(78)
     except OSError as fault:
         sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {fault}")
 
+
+EPILOG = """A flag overrides the environment variable of its name. `explain` makes the database if there is none.
+Exit status: 0 after SIGTERM, 1 when the port cannot be had or something explained is refused, 78 for the settings."""
 
 if __name__ == "__main__":
     main(sys.argv[1:])
