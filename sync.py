@@ -20,7 +20,6 @@ Words used below:
 
     format      one kind of export, one entry of the table FORMATS
     role        what a column is to us: id, user, project, date, time, start, end, duration, description ...
-    sheet       a format bound to the header at hand: which role stands in which cell
     row         one record of the input; it ends as an entry, a reject or a skip, and is counted
     key         what makes a row the same row on the next run; numbered, it is the entry's external_id
     chunk       the rows of one upload
@@ -39,9 +38,11 @@ import functools
 import hashlib
 import http.client
 import io
+import itertools
 import json
 import logging
 import os
+import pathlib
 import random
 import re
 import shutil
@@ -49,6 +50,7 @@ import ssl
 import sys
 import tempfile
 import time
+import typing
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -56,10 +58,10 @@ import zipfile
 import zoneinfo
 from datetime import date, datetime, timedelta, timezone
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 VERSION = "1.0"
 OK, USAGE, REJECTED, NO_INPUT, SOFTWARE, LATER, DENIED, CONFIG = 0, 64, 65, 66, 70, 75, 77, 78
@@ -75,10 +77,18 @@ class Stop(Exception):
         self.status = status
 
 
-class Unreadable(ValueError):
-    """Why a row is no entry: the column at fault, and what is wrong with it; besides, its key if that is known."""
+@contextlib.contextmanager
+def or_stop(status, sentence, *faults):
+    """End the run with this sentence if one of `faults` happens; after a colon comes what the fault says."""
+    try:
+        yield
+    except faults as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise Stop(status, f"{sentence} {reason}." if sentence.endswith(":") else sentence) from None
 
-    key, has_id = None, False
+
+class Unreadable(ValueError):
+    """Why a row is no entry: the column at fault, and what is wrong with it."""
 
 
 class Skip(Exception):
@@ -200,11 +210,9 @@ def read_duration(written, unit):
 
 def elapsed(start, end, zone):
     """Seconds between two moments. With a zone, a night when the clocks change counts as long as it was."""
-    zone = start.tzinfo or end.tzinfo or zone
-    if zone:
-        start, end = (moment if moment.tzinfo else moment.replace(tzinfo=zone) for moment in (start, end))
-        start, end = start.astimezone(timezone.utc), end.astimezone(timezone.utc)
-    return round((end - start).total_seconds())
+    zone = start.tzinfo or end.tzinfo or zone or timezone.utc
+    start, end = (moment if moment.tzinfo else moment.replace(tzinfo=zone) for moment in (start, end))
+    return round((end.astimezone(timezone.utc) - start.astimezone(timezone.utc)).total_seconds())
 
 
 # ---- Formats: one table; a further tracker is one more entry ----
@@ -219,23 +227,20 @@ class Format:
     roles       role = column, as text; `A|B` takes the first that is filled; `a.b` is b inside a (JSON)
     unit        what a bare number in `duration` means: hours, seconds, or nothing we could trust ("")
     only        recognised only if no other column is there
-    same        further columns that belong to the key where there is neither an id nor a time
-    running     (column, value) of a timer that runs; besides, an empty end says so in every format
-    records     makes records of one JSON object, where it holds several or hides something
+    each        the list inside a JSON object that holds its rows
     """
 
-    def __init__(self, name, kind, needs, unit="", only="", same="", running=None, records=None, **roles):
-        self.name, self.kind, self.unit, self.running, self.records = name, kind, unit, running, records
+    def __init__(self, name, kind, needs, unit="", only="", each="", **roles):
+        self.name, self.kind, self.unit, self.each = name, kind, unit, each
         self.source = name.partition("-")[0]
-        self.needs = split(needs)
-        self.only = {choice for column in split(only) for choice in column}
-        self.roles = {role: split(columns)[0] for role, columns in roles.items()}
-        self.same = [f"same {number}" for number, _ in enumerate(split(same))]
-        self.roles.update(zip(self.same, split(same)))
+        self.needs = [column.strip().split("|") for column in needs.split(",")]
+        self.only = only and set(only.split(", "))
+        self.roles = {role: columns.split("|") for role, columns in roles.items()}
 
     def missing(self, names):
         """What of `needs` is not among the column names."""
-        return ["|".join(column) for column in self.needs if not any(self.fold(choice) in names for choice in column)]
+        there = {self.fold(name) for name in names}
+        return ["|".join(column) for column in self.needs if not any(self.fold(choice) in there for choice in column)]
 
     def fold(self, column):
         """CSV headers are compared without regard to case."""
@@ -244,21 +249,16 @@ class Format:
     def fits(self, names):
         return not self.missing(names) and (not self.only or set(names) <= self.only)
 
-
-def split(columns):
-    """`A|B, C` as [["A", "B"], ["C"]]."""
-    return [column.strip().split("|") for column in columns.split(",") if column.strip()]
-
-
-def toggl_report(record):
-    """A row of Toggl's reports holds the time entries that were alike."""
-    return [{**record, **entry, "time_entries": None} for entry in record.get("time_entries") or [{}]]
-
-
-def one_tag(record):
-    """Timewarrior has no projects. A lone tag is one by convention; of several, none can be told to be it."""
-    tags = record.get("tags") or []
-    return [{**record, "project": tags[0] if len(tags) == 1 else None}]
+    def bind(self, names):
+        """Where each role stands in records with these columns: {role: [path, ...]}, each path the keys on its way."""
+        if self.kind == "json":
+            return {role: [column.split(".") for column in columns] for role, columns in self.roles.items()}
+        written = {self.fold(name): name for name in reversed(names)}
+        places = {
+            role: [[written[self.fold(column)]] for column in columns if self.fold(column) in written]
+            for role, columns in self.roles.items()
+        }
+        return {role: paths for role, paths in places.items() if paths}
 
 
 FORMATS = [
@@ -270,7 +270,7 @@ FORMATS = [
     Format("toggl-api", "json", "id, start, duration, workspace_id|wid", unit="seconds",
            id="id", user="user_name|user_id|uid", project="project_name|project_id|pid", description="description",
            start="start", duration="duration", gone="server_deleted_at"),
-    Format("toggl-reports", "json", "time_entries, user_id|username", unit="seconds", records=toggl_report,
+    Format("toggl-reports", "json", "time_entries, user_id|username", unit="seconds", each="time_entries",
            id="id", user="email|username|user_id", project="project_name|project_id", description="description",
            start="start", duration="seconds"),
     # Clockify. Dates and durations look as the workspace sets it: 1.50, 1:30 and 01:30:00 all stand in "Duration (h)".
@@ -283,12 +283,12 @@ FORMATS = [
            duration="timeInterval.duration"),
     # Harvest. Its CSV has no ids and no times of day, so a row's own columns are its key, and equal rows are numbered.
     Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden", unit="hours",
-           same="Client|Kunde, Task|Aufgabe",
            user="Email|E-Mail|First Name|Vorname", surname="Last Name|Nachname", project="Project|Projekt",
-           description="Notes|Notizen|Notiz", date="Date|Datum", duration="Hours|Stunden"),
-    Format("harvest-api", "json", "id, spent_date, hours", unit="hours", running=("is_running", True),
+           description="Notes|Notizen|Notiz", date="Date|Datum", duration="Hours|Stunden",
+           client="Client|Kunde", task="Task|Aufgabe"),
+    Format("harvest-api", "json", "id, spent_date, hours", unit="hours",
            id="id", user="user.email|user.name|user.id", project="project.name|project.id", description="notes",
-           date="spent_date", duration="hours"),
+           date="spent_date", duration="hours", running="is_running"),
     # Kimai. Headers come translated, durations as 0:06 or 0.11; there is no end date: an earlier end is the next day's.
     Format("kimai", "csv", "Date|Datum, From|Von, To|Bis, Duration|Dauer, Project|Projekt", unit="hours",
            id="ID", user="E-mail|E-Mail|User|Benutzer|Name", project="Project|Projekt",
@@ -308,10 +308,10 @@ FORMATS = [
            id="id", user="user_id", project="project_id", description="description", start="start", end="end",
            duration="duration"),
     # Tools of the command line, one person's each: --user says whose. Timewarrior's id is a position, and never a key.
-    Format("timewarrior", "json", "start", only="id, start, end, tags, annotation", records=one_tag,
-           user="user", project="project", description="annotation", start="start", end="end"),
-    Format("watson", "json", "id, project, start, stop, tags", running=("id", "current"),
-           id="id", project="project", start="start", end="stop"),
+    Format("timewarrior", "json", "start", only="id, start, end, tags, annotation",
+           project="tags", description="annotation", start="start", end="end"),
+    Format("watson", "json", "id, project, start, stop, tags",
+           id="id", project="project", start="start", end="stop", running="id"),
     Format("watson-csv", "csv", "id, start, stop, project, tags",  # this id is cut to 7 characters: no key
            project="project", start="start", end="stop"),
     Format("timetrap", "json", "id, sheet, start, end, note",
@@ -324,9 +324,9 @@ FORMATS = [
     Format("tempo", "json", "tempoWorklogId, timeSpentSeconds, startDate", unit="seconds",
            id="tempoWorklogId", user="author.emailAddress|author.accountId", project="issue.key|issue.id",
            description="description", date="startDate", duration="timeSpentSeconds"),
-    Format("tempo-csv", "csv", "Issue Key, Hours, Work date", unit="hours", same="Issue Key",
+    Format("tempo-csv", "csv", "Issue Key, Hours, Work date", unit="hours",
            user="Email|Username|Full name", project="Project Name|Project Key|Issue Key",
-           description="Work Description", date="Work date", duration="Hours"),
+           description="Work Description", date="Work date", duration="Hours", task="Issue Key"),
     # Anything else that names its columns as the API does; --map names those of the rest.
     Format("generic", "csv", "date, project, hours", unit="hours", **(generic := {
         "user": "user_id", "project": "project", "description": "description", "date": "date",
@@ -345,62 +345,50 @@ SPACES = re.compile(r"[\x00-\x20\x7f-\xa0]+")
 TOP = ("time_entries", "results", "data", "timeEntries")  # where APIs keep the list inside their answer
 
 
-class Sheet:
-    """A format bound to the columns at hand: it finds each role's value in a record."""
+class Row(typing.NamedTuple):
+    """One record of the input, with what it takes to read it."""
 
-    def __init__(self, form, names):
-        self.form, self.names = form, names
-        folded = [form.fold(name) for name in names]
-        self.places = {}
-        for role, columns in form.roles.items():
-            if form.kind == "json":
-                self.places[role] = columns
-            elif found := [folded.index(form.fold(column)) for column in columns if form.fold(column) in folded]:
-                self.places[role] = found
+    form: Format
+    places: dict  # the paths at which each role stands in the record, as Format.bind says
+    order: typing.Optional[str]  # of day, month and year; None if nobody said and nothing proved it
+    line: int
+    record: dict
+    number: int = 0  # among rows with an equal key, from 1; 0 if it is to be counted
 
-    def value(self, record, role):
+    def value(self, role):
         """The first filled value among a role's columns; trackers write nothing as an empty cell or as `-`."""
-        for place in self.places.get(role, ()):
-            found = record[place] if type(place) is int and place < len(record) else reach(record, place)
-            found = found.strip() if isinstance(found, str) else found
+        for path in self.places.get(role, ()):
+            found = self.record.get(path[0])
+            for name in path[1:]:
+                found = found.get(name) if isinstance(found, dict) else None
+            if isinstance(found, str):
+                found = found.strip()
+            elif isinstance(found, (dict, list)):  # a lone tag is the project by convention; of several, none is
+                found = found[0] if isinstance(found, list) and len(found) == 1 else None
             if found not in (None, "", "-"):
                 return found
         return None
 
     def column(self, role):
         """The name of a role's column, as the input has it."""
-        place = self.places.get(role, [role])[0]
-        return self.names[place] if isinstance(place, int) else place
+        return ".".join(self.places.get(role, [[role]])[0])
 
-    def read(self, record, role, reader, *more):
+    def read(self, role, reader, *more):
         """A role's value through a reader, None where it is empty. :raise Unreadable: with the column's name."""
-        value = self.value(record, role)
+        value = self.value(role)
         try:
             return None if value is None else reader(value if role == "duration" else str(value), *more)
         except ValueError as fault:
             raise Unreadable(self.column(role), str(fault)) from None
 
-    def shown(self, record):
-        """The record by column name, for the file of rejects."""
-        return dict(zip(self.names, record)) if isinstance(record, list) else record
-
-
-def reach(record, path):
-    """`a.b` inside a JSON object; None where there is none."""
-    for name in path.split(".") if isinstance(path, str) and isinstance(record, dict) else [None]:
-        record = record.get(name) if isinstance(record, dict) else None
-    return None if isinstance(record, (dict, list)) else record
-
 
 def recognise(kind, names, options):
     """The format of a header or JSON shape. :raise Stop: none fits, or two do."""
     if options.map:
-        roles = {{"user_id": "user", "hours": "duration"}.get(role, role): column for role, column in options.map}
         name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
-        return Format(name, kind, ",".join(roles.values()), "hours", **roles)
-    folded = {name.casefold() for name in names} if kind == "csv" else names
+        return Format(name, kind, ",".join(options.map.values()), "hours", **options.map)
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
-    fits = [form for form in known if form.fits(folded)]
+    fits = [form for form in known if form.fits(names)]
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
     if len(fits) == 1:
         return fits[0]
@@ -411,33 +399,28 @@ def recognise(kind, names, options):
     if not known:
         there = ", ".join(form.name for form in FORMATS if form.kind == kind)
         raise Stop(USAGE, f"There is no {kind} format {options.format}; there are: {there}")
-    near = min(known, key=lambda form: len(form.missing(folded)) / len(form.needs))
-    says = f"Nearest is {near.name}, which also has: {', '.join(near.missing(folded))}. --map can name other columns."
+    near = min(known, key=lambda form: len(form.missing(names)) / len(form.needs))
+    says = f"Nearest is {near.name}, which also has: {', '.join(near.missing(names))}. --map can name other columns."
     raise Stop(NO_INPUT, f"The input is of no known format. Its columns are: {found}. {says}")
 
 
 def read_source(file, options):
-    """A binary file -> yields (sheet, line, record, occurrence) for each row, one at a time."""
+    """A binary file -> yields its rows, one at a time: of CSV, of JSON, or of JSON lines as --rejects writes them."""
     if file.read(4) == b"PK\x03\x04":
-        try:
-            with zipfile.ZipFile(file) as archive:
-                (name,) = (name for name in archive.namelist() if name.endswith("time_entries.csv"))
-                file = io.BytesIO(archive.read(name))
-        except (zipfile.BadZipFile, ValueError):
-            raise Stop(NO_INPUT, "The ZIP file is damaged, or does not hold one time_entries.csv.") from None
-    yield from read_text(file, options)
-
-
-def read_text(file, options):
-    """Rows of CSV, JSON, or JSON lines as --rejects writes them."""
+        says = "The ZIP file is damaged, or does not hold one time_entries.csv."
+        with or_stop(NO_INPUT, says, zipfile.BadZipFile, ValueError), zipfile.ZipFile(file) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("time_entries.csv"))
+            file = io.BytesIO(archive.read(name))
     file.seek(0)
     encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     file.seek(0)
     text = io.TextIOWrapper(file, encoding, newline="")
-    try:
-        first = text.readline()
-        while first and not first.strip():
-            first = text.readline()
+    says = "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON."
+    with (
+        or_stop(NO_INPUT, says, UnicodeDecodeError),
+        or_stop(NO_INPUT, "The input is no CSV that can be read:", csv.Error),
+    ):
+        first = next(filter(str.strip, text), "")
         text.seek(0)
         if first.lstrip()[:1] not in ("[", "{"):
             yield from read_csv(text, first, options)
@@ -445,49 +428,52 @@ def read_text(file, options):
             yield from read_rejects(text, options)
         else:
             yield from read_json(text, options)
-    except UnicodeDecodeError:
-        raise Stop(NO_INPUT, "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON.") from None
-    except csv.Error as fault:
-        raise Stop(NO_INPUT, f"The input is no CSV that can be read: {fault}.") from None
-    finally:
-        text.detach()
 
 
 def read_csv(text, first, options):
     """Rows of a CSV file. A row's line is where it begins, also when a cell holds line breaks."""
     delimiter = max("\t;,", key=first.count)
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
-    names = [name.strip() for name in next(rows, [])]
-    sheet = Sheet(recognise("csv", names, options), names)
-    start, place = rows.line_num, sheet.places.get("date", [None])[0]
-    if options.date_format is None and place is not None:
-        options.order = prove_order(cells[place].strip() for cells in rows if len(cells) > place)
+
+    def records():
         text.seek(0)
-        rows = csv.reader(text, delimiter=delimiter, strict=True)
-        next(rows)
-    for cells in rows:
-        line, start = start + 1, rows.line_num
-        if any(cells):
-            yield sheet, line, cells, None
+        rows, end = csv.reader(text, delimiter=delimiter, strict=True), 0
+        for cells in rows:
+            line, end = end + 1, rows.line_num
+            if any(cells):
+                yield line, cells
+
+    header = [name.strip() for name in next(records(), (1, []))[1]]
+    names = [f"{name} {place}" if name in header[:place] else name for place, name in enumerate(header)]
+    form = recognise("csv", names, options)
+    row = functools.partial(Row, form, form.bind(names))
+    order = options.date_format
+    if order is None:
+        cells_of = (dict(zip(names, cells)) for _, cells in itertools.islice(records(), 1, None))
+        order = prove_order(filter(None, (row(None, 0, record).value("date") for record in cells_of)))
+    for line, cells in itertools.islice(records(), 1, None):
+        yield row(order, line, dict(zip(names, cells)))
 
 
 def read_json(text, options):
     """Rows of a JSON document: a bare array, or the array inside an API's answer. A row's line is its number."""
-    try:
-        data = json.load(text)
-    except (ValueError, RecursionError) as fault:
-        raise Stop(NO_INPUT, f"The input begins like JSON and is none: {fault}.") from None
-    rows = listed(data)
+    rows = listed(parse_json(text.read()))
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
-    names = {name for row in rows[:100] for name in flat(row)}
     if not rows:
         return
-    sheet = Sheet(recognise("json", names, options), names)
-    for line, row in enumerate(rows, start=1):
-        for record in sheet.form.records(row) if sheet.form.records else [row]:
-            yield sheet, line, record, None
+    form = recognise("json", {name for row in rows[:100] for name in flat(row)}, options)
+    places = form.bind(())
+    for number, row in enumerate(rows, start=1):
+        inside = row.get(form.each) or [{}]
+        for record in [{**row, **part, form.each: None} for part in inside] if form.each else [row]:
+            yield Row(form, places, options.date_format, number, record)
+
+
+def parse_json(text):
+    """JSON from a file or a tracker. :raise Stop: it only begins like it."""
+    with or_stop(NO_INPUT, "The input begins like JSON and is none:", ValueError, RecursionError):
+        return json.loads(text)
 
 
 def listed(data):
@@ -508,113 +494,88 @@ def read_rejects(text, options):
     """Rows of a mended file of rejects: they keep their number among equal ones, so that they keep their keys."""
     forms = {form.name: form for form in FORMATS}
     for line, written in enumerate(text, start=1):
-        try:
+        says = f"Line {line} is not as --rejects writes it; mend only its row."
+        with or_stop(NO_INPUT, says, ValueError, LookupError, TypeError):
             reject = json.loads(written)
-            form, row, occurrence = forms[reject["format"]], dict(reject["row"]), int(reject["occurrence"] or 0)
-        except (ValueError, LookupError, TypeError):
-            raise Stop(NO_INPUT, f"Line {line} is not as --rejects writes it; mend only its row.") from None
+            form, record, number = forms[reject["format"]], dict(reject["row"]), int(reject["occurrence"] or 0)
         if options.map:
-            form = recognise(form.kind, list(row), options)
-        elif form.source == "generic" and form.missing({form.fold(name) for name in row}):
+            form = recognise(form.kind, list(record), options)
+        elif form.source == "generic" and form.missing(record):
             raise Stop(USAGE, f"Line {line} has columns of its own: use the --map that the first run had.")
-        yield Sheet(form, list(row)), line, list(row.values()) if form.kind == "csv" else row, occurrence
+        yield Row(form, form.bind(list(record)), options.date_format, line, record, number)
 
 
-def make_entry(sheet, record, options):
-    """A record as (entry, key, whether the key is the tracker's own id, whether the tracker deleted it).
+def began(row, options):
+    """(calendar day, start) of a row; the start in UTC if the row says a zone, None without a time."""
+    role = "start" if "start" in row.places else "date"
+    if row.value(role) is None:
+        raise Unreadable(row.column(role), "is empty")
+    if role == "start":
+        start = row.read("start", read_moment, options.zone)
+        return start.date().isoformat(), start.astimezone(timezone.utc) if start.tzinfo else start
+    day, time_of_day = row.read("date", read_date, row.order), row.read("time", read_time)
+    return day, datetime.fromisoformat(f"{day}T{time_of_day}") if time_of_day else None
 
-    :raise Skip: a timer that runs, or a row of no length. :raise Unreadable: the column at fault, and why.
+
+def identify(row, user, day, start, options):
+    """What makes a row the same row on the next run -> (key, whether rows with an equal one are numbered).
+
+    The tracker's id is best; a start is the next best, because a correction keeps it. Without either, the row's own
+    columns are the key: all but the hours, so that corrected hours change the entry and add none.
     """
-    form, value = sheet.form, functools.partial(sheet.value, record)
-    if form.running and str(reach(sheet.shown(record), form.running[0])) == str(form.running[1]):
+    given, number = row.value("external_id"), row.value("id")
+    if given is not None or number is not None:
+        return str(given or f"{row.form.source}:{user}:{number}"), False
+    if start:
+        return f"{row.form.source}:{user}:{start.isoformat()}", True
+    own = [day, row.value("project") or options.project, row.value("description")]
+    own += [row.value(role) for role in ("client", "task") if role in row.form.roles]
+    return f"{row.form.source}:{user}:{hashlib.sha256(repr(tuple(own)).encode()).hexdigest()[:24]}", True
+
+
+def make_entry(row, user, day, start, options):
+    """A row as the API takes it. :raise Skip: it is of no length. :raise Unreadable: the column at fault, and why."""
+    if row.value("gone") is not None:
+        return {"deleted": True}
+    worked = worked_time(row, day, start, options)
+    if not worked:
         raise Skip
-    user = one_person(" ".join(str(part) for part in (value("user"), value("surname")) if part), options)
-    project, number, written = value("project") or options.project, value("id"), value("description")
-    if number is not None and value("gone") is not None:
-        return {"user_id": user}, f"{form.source}:{user}:{number}", True, True
-    if not user:
-        raise Unreadable("user", "is not in the row; --user EMAIL says it")
-    day, start = began(sheet, record, options)
-    # The tracker's id is the best key; a start is the next best, because a correction keeps it. Without either, the
-    # row's own columns are the key: all but the hours, so that corrected hours change the entry and add none.
-    own = (day, project, written, *map(value, form.same))
-    hashed = hashlib.sha256(repr(own).encode()).hexdigest()[:24]
-    key = str(value("external_id") or f"{form.source}:{user}:{number if number is not None else start or hashed}")
-    has_id = number is not None or value("external_id") is not None
-    try:
-        worked = worked_time(sheet, record, options, day, start)
-        if not worked:
-            raise Skip
-        if not project:
-            raise Unreadable("project", "is not in the row; --project NAME says it")
-    except Unreadable as fault:
-        fault.key, fault.has_id = key, has_id
-        raise
-    entry = {
-        "user_id": user,
-        "date": day,
-        "project": str(project),
-        "hours": round(worked / 3600, 4),
-    }
-    entry["description"] = SPACES.sub(" ", str(written or "")).strip()
-    return entry, key, has_id, False
+    project, description = row.value("project") or options.project, row.value("description")
+    if not project:
+        raise Unreadable("project", "is not in the row; --project NAME says it")
+    entry = {"user_id": user, "date": day, "project": str(project), "hours": round(worked / 3600, 4)}
+    return {**entry, "description": SPACES.sub(" ", str(description or "")).strip()}
 
 
-def one_person(named, options):
-    """Whose row it is: as the row says, or as --user says. :raise Stop: --user would make one person of two."""
-    options.named = options.named or named
-    if options.user and named and named != options.named:
-        raise Stop(USAGE, f"The input has rows of {options.named} and of {named}; --user would give all to one person.")
-    return options.user or named
-
-
-def began(sheet, record, options):
-    """(calendar day, start) of a record; the start as text, of one form however it was written, "" without a time."""
-    read = functools.partial(sheet.read, record)
-    if "start" in sheet.places:
-        start = read("start", read_moment, options.zone)
-        if start is None:
-            raise Unreadable(sheet.column("start"), "is empty")
-        return start.date().isoformat(), (start.astimezone(timezone.utc) if start.tzinfo else start).isoformat()
-    day, time_of_day = read("date", read_date, options.order), read("time", read_time)
-    if day is None:
-        raise Unreadable(sheet.column("date"), "is empty")
-    return day, f"{day}T{time_of_day}" if time_of_day else ""
-
-
-def worked_time(sheet, record, options, day, start):
-    """Seconds of work in a record; 0 for a timer that runs, which has an empty end or (Toggl) a negative duration.
+def worked_time(row, day, start, options):
+    """Seconds of work in a row; 0 for a timer that runs, which has an empty end or (Toggl) a negative duration.
 
     A duration that can be read counts; one that cannot (Excel makes `02:00:00 AM` of two hours) gives way to end minus
     start.
     """
-    ends = [role for role in ("end", "end_time") if role in sheet.places]
-    if ends and sheet.value(record, ends[0]) is None:
+    ends = [role for role in ("end", "end_time") if role in row.places]
+    if ends and row.value(ends[0]) is None:
         return 0
-    worked = sheet.read(record, "duration", read_duration, sheet.form.unit)
+    worked = row.read("duration", read_duration, row.form.unit)
     if worked is None and ends and start:
-        began_at = datetime.fromisoformat(start)
-        if ends == ["end"]:
-            end = sheet.read(record, "end", read_moment, options.zone)
-        else:
-            end = end_time(sheet, record, day, began_at, options)
-        worked = elapsed(began_at, end, options.zone)
+        worked = elapsed(start, ended(row, day, start, options), options.zone)
         if worked < 0:
-            raise Unreadable(sheet.column(ends[0]), "is before the start")
+            raise Unreadable(row.column(ends[0]), "is before the start")
     if worked is None:
-        written = sheet.value(record, "duration")
+        written = row.value("duration")
         why = "is empty" if written is None else f"{written!r} is no duration, and no end says it"
-        raise Unreadable(sheet.column("duration"), why)
-    if worked < 0 and sheet.form.unit == "hours":
-        raise Unreadable(sheet.column("duration"), "is negative")
+        raise Unreadable(row.column("duration"), why)
+    if worked < 0 and row.form.unit == "hours":
+        raise Unreadable(row.column("duration"), "is negative")
     return max(worked, 0)
 
 
-def end_time(sheet, record, day, start, options):
-    """When a row with a start ended, by the clock; without a date, an end before the start is on the next day."""
-    last = sheet.read(record, "end_date", read_date, options.order)
-    clock_end = sheet.read(record, "end_time", read_time)
-    end = datetime.fromisoformat(f"{last or day}T{clock_end}")
+def ended(row, day, start, options):
+    """When a row with a start ended; by the clock alone, an end before the start is on the next day."""
+    if "end" in row.places:
+        return row.read("end", read_moment, options.zone)
+    last = row.read("end_date", read_date, row.order)
+    end = datetime.fromisoformat(f"{last or day}T{row.read('end_time', read_time)}")
     return end if last or end >= start else end + timedelta(days=1)
 
 
@@ -722,10 +683,7 @@ def from_url(address, options, deadline):
         headers, text = download(following, body, deadline)
         if text[:1] not in (b"[", b"{"):
             return io.BytesIO(text)
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as fault:
-            raise Stop(NO_INPUT, f"The tracker's answer begins like JSON and is none: {fault}.") from None
+        found = parse_json(text)
         items = listed(found)
         rows += items
         following, page = next_page(found, headers, following, address if items else None), page + 1
@@ -799,13 +757,11 @@ def read_settings(env):
 
 def private_text(path):
     """A file that holds a secret. :raise Stop: it cannot be read, or others can read it too."""
-    try:
+    with or_stop(CONFIG, f"{path} cannot be read:", OSError, UnicodeDecodeError):
         if os.name == "posix" and os.stat(path).st_mode & 0o077:
             raise Stop(CONFIG, f"{path} can be read by others. It holds a secret: chmod 600 {path}")
         with open(path, encoding="utf-8") as file:
             return file.read()
-    except OSError as fault:
-        raise Stop(CONFIG, f"{path} cannot be read: {fault.strerror}.") from None
 
 
 def read_env_file(path):
@@ -936,10 +892,8 @@ class Api:
             if status != 401 or fresh:
                 break
             self.token = cached_token(self.settings, self.folder, self.deadline, fresh=True)
-        try:
+        with or_stop(LATER, f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?", ValueError):
             answer = json.loads(text)
-        except ValueError:
-            raise Stop(LATER, f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?") from None
         detail = answer.get("detail", "") if isinstance(answer, dict) else ""
         if status == 401:
             raise Stop(
@@ -991,58 +945,60 @@ class Run:
     def __init__(self, options, api):
         self.options, self.api = options, api
         self.read, self.counts, self.chunk, self.queued = 0, collections.Counter(), [], {}
-        self.seen, self.repeated, self.keys, self.people = set(), collections.Counter(), set(), set()
-        self.trackers = set()  # a snapshot of one tracker says nothing of another's entries
-        self.hours = collections.defaultdict(lambda: [0, 0, 0])  # of each person: read, rejected, stored
-        self.unreadable, self.rejects_file = 0, None
+        self.seen, self.repeated, self.keys = set(), collections.Counter(), set()
+        self.hours = collections.defaultdict(collections.Counter)  # of each person: read, stored
+        self.unreadable, self.rejects_file, self.named = 0, None, ""
 
     def take_all(self, file):
         """Take every row of a source. Equal keys are numbered within it: of two sources, one may repeat the other."""
         self.seen.clear()
         self.repeated.clear()
         for row in read_source(file, self.options):
-            self.take(*row)
+            self.take(row)
             if self.read % 1000 == 0:
                 progress(self, file)
 
-    def take(self, sheet, line, record, occurrence):
+    def take(self, row):
         """Turn a row into an entry and queue it; a row that cannot be read is a reject and stops no other."""
         self.read += 1
-        fault = None
+        numbered = fault = None
         try:
-            entry, key, has_id, gone = make_entry(sheet, record, self.options)
+            if str(row.value("running")) in ("True", "current"):
+                raise Skip
+            user = self.whose(row)
+            day, start = began(row, self.options)
+            key, numbered = identify(row, user, day, start, self.options)
+            entry = make_entry(row, user, day, start, self.options)
         except Skip:
             self.counts["skipped"] += 1
             return
         except Unreadable as problem:
-            fault, key, has_id = problem, problem.key, problem.has_id
-        # Equal keys are honest, of rows that began at once or are alike: a number tells them apart.
-        if key and not has_id:
-            occurrence = occurrence or self.number(key)
-            key = f"{key}:{occurrence}" if occurrence > 1 else key
-        if fault:  # with its number, if its key is known: the row has it again when it comes back mended
+            fault = dict(zip(("field", "detail"), problem.args))
+        # Equal keys are honest, of rows that began at once or are alike: a number tells them apart. A row that is
+        # refused has its number too, if its key is known, and keeps it when it comes back mended.
+        if numbered:
+            row = row._replace(number=row.number or self.count(key))
+            key += f":{row.number}" if row.number > 1 else ""
+        if fault:
             self.unreadable += 1
-            self.reject(sheet, line, record, occurrence, [dict(zip(("field", "detail"), fault.args))])
-            return
-        if len(key) > 200:
-            key = sheet.form.source + ":" + hashlib.sha256(key.encode()).hexdigest()
-        row = {"external_id": key, **({"deleted": True} if gone else entry)}
-        if self.options.print:
-            print(json.dumps(row, ensure_ascii=False))
-            return
-        if self.options.snapshot:
-            self.keys.add(key)
-            self.people.add(entry["user_id"])
-            self.trackers.add(tracker_of(key))
-        if self.queued.get(key) == row:  # exports that overlap, or a page that shifted while it was read
-            self.counts["skipped"] += 1
-            return
-        self.queued[key] = row
-        self.chunk.append((row, sheet, line, record, occurrence))
-        if len(self.chunk) == 1000:
-            self.flush()
+            self.reject(row, [fault])
+        else:
+            if len(key) > 200:
+                key = f"{row.form.source}:{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
+            self.queue({"external_id": key, **entry}, user, row)
 
-    def number(self, key):
+    def whose(self, row):
+        """Whose row it is: as it says, or as --user says. :raise Stop: --user would make one person of two."""
+        named = " ".join(str(row.value(role)) for role in ("user", "surname") if row.value(role) is not None)
+        self.named = self.named or named
+        if self.options.user and named and named != self.named:
+            says = "--user would give all to one person."
+            raise Stop(USAGE, f"The input has rows of {self.named} and of {named}; {says}")
+        if not self.options.user and not named:
+            raise Unreadable("user", "is not in the row; --user EMAIL says it")
+        return self.options.user or named
+
+    def count(self, key):
         """How often this key was seen in this source, now included. A million keys would fill 150 MB; their hashes take
         half of that, and of ten million keys two share one with a chance of 1 in 20,000.
         """
@@ -1053,29 +1009,44 @@ class Run:
         self.seen.add(mark)
         return 1
 
+    def queue(self, sent, user, row):
+        """Print an entry, or have it uploaded with the next chunk."""
+        if self.options.print:
+            print(json.dumps(sent, ensure_ascii=False))
+            return
+        if self.options.snapshot:
+            self.keys.add(sent["external_id"])
+        if (
+            self.queued.get(sent["external_id"]) == sent
+        ):  # exports that overlap, or a page that shifted while it was read
+            self.counts["skipped"] += 1
+            return
+        self.queued[sent["external_id"]] = sent
+        self.chunk.append((sent, user, row))
+        if len(self.chunk) == 1000:
+            self.flush()
+
     def flush(self):
         """Upload what is queued and note each row's outcome."""
-        results = self.api.upload([row for row, *_ in self.chunk], self.options.dry_run) if self.chunk else []
-        for result, (row, sheet, line, record, occurrence) in zip(results, self.chunk):
-            hours, worked = self.hours[row.get("user_id")], row.get("hours", 0)
-            hours[0] += worked
+        results = self.api.upload([sent for sent, *_ in self.chunk], self.options.dry_run) if self.chunk else []
+        for result, (sent, user, row) in zip(results, self.chunk):
+            hours = self.hours[user]
+            hours["read"] += sent.get("hours", 0)
             if result["status"] == "rejected":
-                hours[1] += worked
-                self.reject(sheet, line, record, occurrence, result["errors"])
+                self.reject(row, result["errors"])
             else:
-                hours[2] += worked
+                hours["stored"] += sent.get("hours", 0)
                 self.counts[result["status"]] += 1
         self.chunk, self.queued = [], {}
 
-    def reject(self, sheet, line, record, occurrence, errors):
+    def reject(self, row, errors):
         """Note a row that was not taken: where it stands, what it says, why."""
         self.counts["rejected"] += 1
-        shown = sheet.shown(record)
-        log.error("line %s: %s", line, "; ".join(f"{error['field']} {error['detail']}" for error in errors))
-        log.info("    %s", ", ".join(str(value) for value in shown.values()))
+        log.error("line %s: %s", row.line, "; ".join(f"{error['field']} {error['detail']}" for error in errors))
+        log.info("    %s", ", ".join(str(value) for value in row.record.values()))
         if self.options.rejects:
-            kept = {"line": line, "format": sheet.form.name, "occurrence": occurrence, "row": shown, "errors": errors}
-            print(json.dumps(kept, ensure_ascii=False), file=self.rejects_file)
+            kept = {"line": row.line, "format": row.form.name, "occurrence": row.number, "row": row.record}
+            print(json.dumps({**kept, "errors": errors}, ensure_ascii=False), file=self.rejects_file)
 
     def void_missing(self):
         """Void what the API has in the window and the input lacks, for its people only.
@@ -1088,9 +1059,9 @@ class Run:
                 REJECTED,
                 f"{self.unreadable} rows could not be read, so nothing is voided: they may be what is missing.",
             )
-        people = {self.options.user} if self.options.user else self.people
-        live = [entry for entry in self.api.stored(window) if entry["user_id"] in people]
-        live = [entry for entry in live if tracker_of(entry["external_id"]) in self.trackers]
+        trackers = {tracker_of(key) for key in self.keys}
+        live = [entry for entry in self.api.stored(window) if entry["user_id"] in self.hours]
+        live = [entry for entry in live if tracker_of(entry["external_id"]) in trackers]
         missing = [entry for entry in live if entry["external_id"] not in self.keys]
         for entry in missing:
             if entry["approved"]:
@@ -1108,15 +1079,14 @@ class Run:
 
     def account(self):
         """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
-        lost = [user for user, (read, rejected, stored) in self.hours.items() if abs(read - rejected - stored) > 0.001]
-        if sum(self.counts.values()) != self.read or lost:
+        if sum(self.counts.values()) != self.read:
             raise Stop(SOFTWARE, f"{self.read} rows were read, but {sum(self.counts.values())} are accounted for.")
         said = ", ".join(f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES if self.counts[outcome])
         changed = sum(self.counts[outcome] for outcome in ("created", "updated", "deleted", "rejected"))
         line = f"{'dry run: ' if self.options.dry_run else ''}{self.read} rows: {said or 'nothing to do'}"
         log.log(logging.WARNING if changed else logging.INFO, line)
-        for user, (read, _, stored) in sorted(self.hours.items(), key=str):
-            log.info("    %-40s %9.2f h read, %9.2f h stored", user or "voided", read, stored)
+        for user, hours in sorted(self.hours.items()):
+            log.info("    %-40s %9.2f h read, %9.2f h stored", user, hours["read"], hours["stored"])
 
 
 def tracker_of(key):
@@ -1142,39 +1112,34 @@ def progress(run, file=None):
 def only_one(folder):
     """A lock per state directory, which the system frees when this process ends, however it ends. :raise Stop: 75."""
     with open(os.path.join(folder, "lock"), "a+") as file:
-        try:
-            if os.name == "posix":
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
+        with or_stop(LATER, "Another run is under way in this state directory; this one leaves.", OSError):
+            if sys.platform == "win32":
                 file.seek(0)
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            raise Stop(LATER, "Another run is under way in this state directory; this one leaves.") from None
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
 def state_folder(options):
     """Where token and lock are kept, for this user only. :raise Stop: it cannot be made."""
-    home = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
-    if not (options.state_dir or home or os.environ.get("HOME")):
-        raise Stop(CONFIG, "There is no HOME to keep the token and the lock in; --state-dir DIR names a place.")
-    home = home or os.path.join(os.environ.get("HOME", ""), ".local", "state")
-    folder = options.state_dir or os.path.join(home, "timesheets-sync")
-    try:
+    with or_stop(CONFIG, "Nothing can be kept; --state-dir DIR names another place:", OSError, RuntimeError):
+        home = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
+        folder = options.state_dir or os.path.join(home or pathlib.Path.home() / ".local/state", "timesheets-sync")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as fault:
-        raise Stop(
-            CONFIG, f"{folder} cannot be written to: {fault.strerror}. --state-dir DIR names another place."
-        ) from None
     return folder
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(USAGE, f"{message}; --help says more\n")
 
 
 def parse_options(arguments):
     """The command line. :raise SystemExit: 64 and a sentence, when it cannot be understood."""
     statuses = " ".join(__doc__.partition("Exit status: ")[2].split())
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=f"Exit status: {statuses}")
-    parser.error = lambda message: parser.exit(USAGE, f"{message}; --help says more\n")
+    parser = Parser(description=__doc__.partition("\n")[0], epilog=f"Exit status: {statuses}")
     add, formats = parser.add_argument, ", ".join(form.name for form in FORMATS)
     # fmt: off
     add("source", nargs="+", metavar="SOURCE", help="a file, - for standard input, or a URL with {from} and {to}")
@@ -1196,86 +1161,59 @@ def parse_options(arguments):
     add("-q", "--quiet", action="store_true", help="tell failures only")
     add("--version", action="version", version=VERSION)
     # fmt: on
-    options = parser.parse_args(arguments)
-    options.order, options.named = options.date_format, None
-    return options
+    return parser.parse_args(arguments)
 
 
 def columns_map(text):
-    """--map's argument as [(role, column)]."""
-    pairs = [part.partition("=") for part in text.split(",")]
-    roles = {
-        "user_id",
-        "project",
-        "description",
-        "date",
-        "time",
-        "start",
-        "end",
-        "hours",
-        "duration",
-        "external_id",
-        "id",
-    }
-    if not all(role in roles and column for role, _, column in pairs):
-        raise argparse.ArgumentTypeError(
-            f"must be ROLE=COLUMN with commas between; roles are {', '.join(sorted(roles))}"
-        )
-    return [(role, column) for role, _, column in pairs]
+    """--map's argument as {role: column}."""
+    names = {name: name for name in ("date", "time", "start", "end", "duration", "project", "description", "id")}
+    names |= {"user_id": "user", "hours": "duration", "external_id": "external_id"}
+    says = f"--map {text} must be ROLE=COLUMN with commas between; roles are {', '.join(sorted(names))}."
+    with or_stop(USAGE, says, LookupError, TypeError):
+        pairs = [re.fullmatch("(.*?)=(.+)", part) for part in text.split(",")]
+        return {names[pair[1]]: pair[2] for pair in pairs}
 
 
 def zone_of(name):
     """--tz's argument as a zone."""
-    try:
+    with or_stop(USAGE, f"--tz {name} is no time zone; Europe/Berlin would be one.", LookupError, ValueError, OSError):
         return zoneinfo.ZoneInfo(name)
-    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        raise argparse.ArgumentTypeError(f"{name} is no time zone; Europe/Berlin would be one") from None
 
 
 def days(text):
     """--since's argument as a number of days."""
-    match = re.fullmatch(r"(\d{1,4})d?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text} is no number of days; 14d would be one")
-    return int(match[1])
+    with or_stop(USAGE, f"--since {text} is no number of days; 14d would be one.", TypeError):
+        return int(re.fullmatch(r"(\d{1,4})d?", text)[1])
 
 
 def period(text):
     """--snapshot's argument as its two days."""
-    first, dots, last = text.partition("..")
-    try:
-        if dots and date.fromisoformat(first) <= date.fromisoformat(last):
-            return first, last
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text} must be two days in order, such as 2026-11-01..2026-11-30")
+    with or_stop(USAGE, f"--snapshot {text} must be two days in order, such as 2026-11-01..2026-11-30.", ValueError):
+        first, last = (date.fromisoformat(day) for day in text.split(".."))
+        if first > last:
+            raise ValueError
+        return first.isoformat(), last.isoformat()
 
 
-def open_sources(options, deadline):
-    """The sources one after the other, as binary files that can be read twice. :raise Stop: one cannot be read."""
-    for source in options.source:
-        if "://" in source:
-            yield from_url(source, options, deadline)
-            continue
-        try:
-            file = tempfile.TemporaryFile() if source == "-" else open(source, "rb")
-        except OSError as fault:
-            raise Stop(NO_INPUT, f"{source} cannot be read: {fault.strerror}.") from None
-        with file:
-            if source == "-":
-                shutil.copyfileobj(sys.stdin.buffer, file)
-                file.seek(0)
-            yield file
+def open_source(source, options, deadline):
+    """A file, standard input or a tracker's answer as a binary file to be read twice. :raise Stop: it cannot be."""
+    if "://" in source:
+        return from_url(source, options, deadline)
+    with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
+        if source != "-":
+            return open(source, "rb")
+        file = tempfile.TemporaryFile()
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.seek(0)
+        return file
 
 
 def open_rejects(path, sources):
     """The file of rejects, empty. :raise Stop: it cannot be written, or is what is about to be read."""
-    try:
+    with or_stop(USAGE, f"{path} cannot be written:", OSError):
         if any(os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name) for name in sources):
             raise Stop(USAGE, f"--rejects {path} would overwrite the source; name another file.")
         return open(path, "w", encoding="utf-8", errors="backslashreplace")
-    except OSError as fault:
-        raise Stop(USAGE, f"{path} cannot be written: {fault.strerror}.") from None
 
 
 def run(options):
@@ -1288,13 +1226,14 @@ def run(options):
             settings, folder = read_settings(env), state_folder(options)
             stack.enter_context(only_one(folder))
             api = Api(settings, folder, deadline)
-        else:  # JSON is UTF-8 wherever it is printed
+        elif isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         job = Run(options, api)
         if options.rejects:
             job.rejects_file = stack.enter_context(open_rejects(options.rejects, options.source))
-        for file in open_sources(options, deadline):
-            job.take_all(file)
+        for source in options.source:
+            with open_source(source, options, deadline) as file:
+                job.take_all(file)
         progress(job)
         log.info("read %s rows", job.read)
         if options.print:
@@ -1310,10 +1249,10 @@ def run(options):
 
 def main(arguments=None):
     """Run, and turn every ending into a sentence and an exit status."""
-    options = parse_options(arguments)
-    level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     try:
+        options = parse_options(arguments)
+        level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
         return run(options)
     except Stop as stop:
         log.error("%s", stop)
