@@ -98,7 +98,7 @@ class Skip(Exception):
 # ---- Values: days, times, numbers and durations as trackers write them ----
 
 DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?", re.ASCII)
-TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:[.,]\d+)? ?(?:([ap])\.?m\.?)?", re.ASCII | re.IGNORECASE)
+TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:[.,]\d+)? ?(?:([ap])\.?m\.?)?", re.ASCII | re.IGNORECASE)
 MOMENT = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)[T ](\d\d):?(\d\d):?(\d\d)?(?:[.,]\d+)? ?(?:(Z)|([+-]\d\d):?(\d\d))?", re.ASCII
 )
@@ -155,7 +155,7 @@ def prove_order(values):
 def read_time(text):
     """A time of day as HH:MM:SS, from 9:00, 09:00:00, 9:00 AM or 3:00pm."""
     match = TIME.fullmatch(text)
-    if not match or int(match[1]) > 23 or match[2] > "59" or (match[4] and not 1 <= int(match[1]) <= 12):
+    if not match or int(match[1]) > 23 or (match[4] and not 1 <= int(match[1]) <= 12):
         raise ValueError(f"{text!r} is not a time of day")
     hour = int(match[1])
     if match[4]:
@@ -181,28 +181,22 @@ def read_moment(text, zone):
     return moment.astimezone(zone)
 
 
-def read_number(text):
-    """A decimal number with point or comma; where both stand the later one is the decimal sign: 2.000,5 is 2000.5."""
-    if GROUPED.fullmatch(text):
-        text = text.replace("," if text.rfind(".") > text.rfind(",") else ".", "")
-    elif not PLAIN.fullmatch(text):
-        raise ValueError(f"{text!r} is not a number")
-    return float(text.replace(",", "."))
-
-
 @functools.lru_cache(maxsize=8192, typed=True)
 def read_duration(written, unit):
-    """Seconds from 1:30, 1:30:00, PT1H30M, or a number of `unit`; None for what is no duration in this format."""
+    """Seconds from 1:30, 1:30:00, PT1H30M, or a number of `unit`; None for what is no duration in this format.
+
+    A number has a point or a comma; where both stand the later one is the decimal sign: 2.000,5 is 2000.5.
+    """
     if isinstance(written, str):
-        for form in (CLOCK, PERIOD):
-            match = form.fullmatch(written)
-            if match:
-                hours, minutes, seconds = (int(part or 0) for part in match.groups())
-                return hours * 3600 + minutes * 60 + seconds
-        try:
-            written = read_number(written)
-        except ValueError:
+        match = CLOCK.fullmatch(written) or PERIOD.fullmatch(written)
+        if match:
+            hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            return hours * 3600 + minutes * 60 + seconds
+        if GROUPED.fullmatch(written):
+            written = written.replace("," if written.rfind(".") > written.rfind(",") else ".", "")
+        elif not PLAIN.fullmatch(written):
             return None
+        written = float(written.replace(",", "."))
     if not unit or isinstance(written, bool) or not abs(written) < 1e12:
         return None
     return round(written * UNITS[unit])
@@ -592,51 +586,42 @@ AGAIN = {402, 408, 425, 429, 500, 502, 503, 504}  # a tracker's 402 is a quota, 
 
 def safe_url(name, url):
     """An https address, or http on this machine. :raise Stop: any other."""
-    try:
+    says = f"{name} is not a web address that can be used."
+    with or_stop(CONFIG, says, ValueError):
         parts = urllib.parse.urlsplit(url)
-        whole = parts.hostname and parts.port != 0 and url.isprintable() and " " not in url
-    except ValueError:
-        whole = False
-    if not whole:
-        raise Stop(CONFIG, f"{name} is not a web address that can be used.")
-    if parts.scheme == "https" or (parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname)):
-        return url
-    raise Stop(CONFIG, f"{name} must start with https://, because what goes over http:// can be read on its way.")
+        if not parts.hostname or parts.port == 0 or not url.isprintable() or " " in url:
+            raise Stop(CONFIG, says)
+    if parts.scheme != "https" and not (parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname)):
+        raise Stop(CONFIG, f"{name} must start with https://, because what goes over http:// can be read on its way.")
+    return url
 
 
 def send(request, deadline):
     """One request -> (status, headers, body), whatever the status. :raise OSError, HTTPException: no answer."""
-    proxies = {} if LOOPBACK.fullmatch(urllib.parse.urlsplit(request.full_url).hostname or "") else None
+    proxies = {} if LOOPBACK.fullmatch(urllib.parse.urlsplit(request.full_url).hostname) else None
     opener = urllib.request.OpenerDirector()  # without a handler for redirects: a token follows nobody elsewhere
     handlers = urllib.request.ProxyHandler(proxies), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()
     for handler in handlers:
         opener.add_handler(handler)
+    body = bytearray()
     with opener.open(request, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
-        body = b""
-        while True:
-            chunk = answer.read1(65_536)
+        while chunk := answer.read1(65_536):
             body += chunk
             if len(body) > LARGEST or clock() > deadline:
                 raise OSError("the answer is endless")
-            if not chunk:
-                break
         if answer.length:
             raise OSError("the answer was cut off")
-    return answer.status, answer.headers, body
+    return answer.status, answer.headers, bytes(body)
 
 
 def pause(headers, attempt):
     """Seconds to wait before another try: what the server asks for, else a random time that doubles (full jitter)."""
-    asked = headers.get("Retry-After") or ""
+    asked, reset = headers.get("Retry-After") or "", headers.get("x-ratelimit-reset") or ""
     if asked.isdecimal():
         return int(asked)
-    try:
-        when = email.utils.parsedate_to_datetime(asked).timestamp()
-    except (ValueError, TypeError):  # absent, or no date
-        when = None
-    reset = headers.get("x-ratelimit-reset") or ""
-    when = when or (int(reset) if reset.isdecimal() else None)
-    return max(0, when - clock()) if when else random.uniform(1, min(60, 2 ** (attempt + 1)))
+    with contextlib.suppress(ValueError, TypeError):  # absent, or no date
+        return max(0, email.utils.parsedate_to_datetime(asked).timestamp() - clock())
+    return max(0, int(reset) - clock()) if reset.isdecimal() else random.uniform(1, min(60, 2 ** (attempt + 1)))
 
 
 def persist(what, request, deadline):
@@ -652,10 +637,8 @@ def persist(what, request, deadline):
             if status not in AGAIN:
                 return status, headers, body
             trouble = f"{what} answered {status}"
-        except ssl.SSLCertVerificationError as fault:
-            raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({fault.verify_message}).") from None
         except (OSError, http.client.HTTPException) as fault:
-            reason = getattr(fault, "reason", fault)
+            reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({reason.verify_message}).") from None
             trouble = f"{what} cannot be reached ({reason})"
@@ -669,29 +652,30 @@ def persist(what, request, deadline):
 
 def from_url(address, options, deadline):
     """Download a tracker's answer, all its pages -> a binary file. :raise Stop: it cannot be had."""
-    since, until = date.fromtimestamp(clock()) - timedelta(days=options.since), date.fromtimestamp(clock())
-    period = {"start_date": since.isoformat(), "end_date": (until + timedelta(days=1)).isoformat()}
-    address = address.replace("{from}", period["start_date"]).replace("{to}", period["end_date"])
+    today = date.fromtimestamp(clock())
+    first, last = (today - timedelta(days=options.since)).isoformat(), (today + timedelta(days=1)).isoformat()
+    address = address.replace("{from}", first).replace("{to}", last)
     # Toggl's reports are asked for with a POST, and name the next page in headers, as a cursor for the next body.
-    body = period if address.endswith("/search/time_entries") else None
-    rows, seen, page, following = [], set(), 1, address
-    while following:
-        following = following.replace("{page}", str(page))
-        if (following, str(body)) in seen:
+    period = {"start_date": first, "end_date": last} if address.endswith("/search/time_entries") else None
+    page, asked, once = (address.replace("{page}", "1"), period), [], {}
+    while page:
+        if page in asked:
             raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing was uploaded.")
-        seen.add((following, str(body)))
-        headers, text = download(following, body, deadline)
+        asked.append(page)
+        headers, text = download(*page, deadline)
         if text[:1] not in (b"[", b"{"):
             return io.BytesIO(text)
         found = parse_json(text)
-        items = listed(found)
-        rows += items
-        following, page = next_page(found, headers, following, address if items else None), page + 1
-        if body is not None and headers.get("X-Next-ID"):
+        rows = listed(found)
+        # A row that is added while we page moves another from one page to the next, where it comes again.
+        once.update((json.dumps(row, sort_keys=True), None) for row in rows)
+        if period and headers.get("X-Next-ID"):
             cursor = {"first_id": headers["X-Next-ID"], "first_row_number": headers.get("X-Next-Row-Number")}
-            following, body = address, {**period, **cursor}
-    # A row that is added while we page moves another from one page to the next, where it comes again.
-    once = {json.dumps(row, sort_keys=True): None for row in rows}
+            page = address, {**period, **cursor}
+        elif following := next_page(found, headers, page[0]):
+            page = following, period
+        else:
+            page = (address.replace("{page}", str(len(asked) + 1)), period) if "{page}" in address and rows else None
     return io.BytesIO(f"[{', '.join(once)}]".encode())
 
 
@@ -712,19 +696,17 @@ def download(address, body, deadline):
     return headers, text
 
 
-def next_page(found, headers, here, pattern):
-    """Where the next page is, as each API says it: a Link header (RFC 8288), `links.next` (Harvest), `metadata.next`
-    (Tempo), or a number that we count. "" on the last one. :raise Stop: on another host, which must learn no secrets.
+def next_page(found, headers, here):
+    """The next page's address as most APIs say it: a Link header (RFC 8288), `links.next` (Harvest) or `metadata.next`
+    (Tempo). "" on the last one. :raise Stop: on another host, which must learn no secrets.
     """
     link = re.search(r'<([^>]*)>\s*;[^,]*rel="?next"?', headers.get("Link") or "")
-    following = link[1] if link else ""
-    if not link and isinstance(found, dict):
-        places = [found.get(name) for name in ("links", "metadata")]
-        following = next((place["next"] for place in places if isinstance(place, dict) and place.get("next")), "")
-    if not following and pattern and "{page}" in pattern:
-        return pattern
-    following = urllib.parse.urljoin(here, following) if following else ""
-    if following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
+    places = [found.get(name) for name in ("links", "metadata")] if isinstance(found, dict) else []
+    said = [link[1]] if link else [place["next"] for place in places if isinstance(place, dict) and place.get("next")]
+    if not said:
+        return ""
+    following = urllib.parse.urljoin(here, said[0])
+    if urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
         raise Stop(NO_INPUT, "The tracker's next page is on another host; its authorization does not follow there.")
     return following
 
