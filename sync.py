@@ -106,7 +106,7 @@ CLOCK = re.compile(r"(\d{1,4}):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 PERIOD = re.compile(r"PT(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.\d+)?S)?", re.ASCII)
 PLAIN = re.compile(r"-?(?:\d+(?:[.,]\d*)?|[.,]\d+)", re.ASCII)
 GROUPED = re.compile(r"-?\d{1,3}(?:(?:\.\d{3})+,|(?:,\d{3})+\.)\d*", re.ASCII)
-UNITS = {"hours": 3600, "seconds": 1}
+HOURS, SECONDS = 3600, 1
 ORDERS = {"YMD": (0, 1, 2), "DMY": (2, 1, 0), "MDY": (2, 0, 1)}
 
 
@@ -199,7 +199,7 @@ def read_duration(written, unit):
         written = float(written.replace(",", "."))
     if not unit or isinstance(written, bool) or not abs(written) < 1e12:
         return None
-    return round(written * UNITS[unit])
+    return round(written * unit)
 
 
 def elapsed(start, end, zone):
@@ -219,12 +219,12 @@ class Format:
     kind        csv or json
     needs       the columns by which it is recognised, commas between; `A|B` is either, as in translations
     roles       role = column, as text; `A|B` takes the first that is filled; `a.b` is b inside a (JSON)
-    unit        what a bare number in `duration` means: hours, seconds, or nothing we could trust ("")
+    unit        what a bare number in `duration` means: HOURS, SECONDS, or nothing we could trust (0)
     only        recognised only if no other column is there
     each        the list inside a JSON object that holds its rows
     """
 
-    def __init__(self, name, kind, needs, unit="", only="", each="", **roles):
+    def __init__(self, name, kind, needs, unit=0, only="", each="", **roles):
         self.name, self.kind, self.unit, self.each = name, kind, unit, each
         self.source = name.partition("-")[0]
         self.needs = [column.strip().split("|") for column in needs.split(",")]
@@ -239,9 +239,6 @@ class Format:
     def fold(self, column):
         """CSV headers are compared without regard to case."""
         return column.casefold() if self.kind == "csv" else column
-
-    def fits(self, names):
-        return not self.missing(names) and (not self.only or set(names) <= self.only)
 
     def bind(self, names):
         """Where each role stands in records with these columns: {role: [path, ...]}, each path the keys on its way."""
@@ -261,34 +258,34 @@ FORMATS = [
     Format("toggl", "csv", "Start date, Start time, Duration",
            user="Email|Member|User", project="Project", description="Description", date="Start date",
            time="Start time", end_date="End date|Stop date", end_time="End time|Stop time", duration="Duration"),
-    Format("toggl-api", "json", "id, start, duration, workspace_id|wid", unit="seconds",
+    Format("toggl-api", "json", "id, start, duration, workspace_id|wid", unit=SECONDS,
            id="id", user="user_name|user_id|uid", project="project_name|project_id|pid", description="description",
            start="start", duration="duration", gone="server_deleted_at"),
-    Format("toggl-reports", "json", "time_entries, user_id|username", unit="seconds", each="time_entries",
+    Format("toggl-reports", "json", "time_entries, user_id|username", unit=SECONDS, each="time_entries",
            id="id", user="email|username|user_id", project="project_name|project_id", description="description",
            start="start", duration="seconds"),
     # Clockify. Dates and durations look as the workspace sets it: 1.50, 1:30 and 01:30:00 all stand in "Duration (h)".
-    Format("clockify", "csv", "Start Date, Start Time, Duration (h)", unit="hours",
+    Format("clockify", "csv", "Start Date, Start Time, Duration (h)", unit=HOURS,
            user="Email|User", project="Project", description="Description", date="Start Date",
            time="Start Time", end_date="End Date", end_time="End Time", duration="Duration (h)"),
-    Format("clockify-api", "json", "timeInterval.start", unit="seconds",
+    Format("clockify-api", "json", "timeInterval.start", unit=SECONDS,
            id="id|_id", user="userEmail|user.email|userName|userId", description="description",
            project="projectName|project.name|projectId", start="timeInterval.start", end="timeInterval.end",
            duration="timeInterval.duration"),
     # Harvest. Its CSV has no ids and no times of day, so a row's own columns are its key, and equal rows are numbered.
-    Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden", unit="hours",
+    Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden", unit=HOURS,
            user="Email|E-Mail|First Name|Vorname", surname="Last Name|Nachname", project="Project|Projekt",
            description="Notes|Notizen|Notiz", date="Date|Datum", duration="Hours|Stunden",
            client="Client|Kunde", task="Task|Aufgabe"),
-    Format("harvest-api", "json", "id, spent_date, hours", unit="hours",
+    Format("harvest-api", "json", "id, spent_date, hours", unit=HOURS,
            id="id", user="user.email|user.name|user.id", project="project.name|project.id", description="notes",
            date="spent_date", duration="hours", running="is_running"),
     # Kimai. Headers come translated, durations as 0:06 or 0.11; there is no end date: an earlier end is the next day's.
-    Format("kimai", "csv", "Date|Datum, From|Von, To|Bis, Duration|Dauer, Project|Projekt", unit="hours",
+    Format("kimai", "csv", "Date|Datum, From|Von, To|Bis, Duration|Dauer, Project|Projekt", unit=HOURS,
            id="ID", user="E-mail|E-Mail|User|Benutzer|Name", project="Project|Projekt",
            description="Description|Beschreibung", date="Date|Datum", time="From|Von", end_time="To|Bis",
            duration="Duration|Dauer"),
-    Format("kimai-api", "json", "id, begin, duration, activity", unit="seconds",
+    Format("kimai-api", "json", "id, begin, duration, activity", unit=SECONDS,
            id="id", user="user.email|user.username|user.id|user", project="project.name|project.id|project",
            description="description", start="begin", end="end", duration="duration"),
     # solidtime. The detailed CSV is in the exporter's own time; the API and the ZIP are in UTC.
@@ -298,7 +295,7 @@ FORMATS = [
     Format("solidtime-zip", "csv", "id, description, start, end, organization_id|created_at",
            id="id", user="user_id|member_id", project="project_id", description="description", start="start",
            end="end"),
-    Format("solidtime-api", "json", "id, start, end, organization_id", unit="seconds",
+    Format("solidtime-api", "json", "id, start, end, organization_id", unit=SECONDS,
            id="id", user="user_id", project="project_id", description="description", start="start", end="end",
            duration="duration"),
     # Tools of the command line, one person's each: --user says whose. Timewarrior's id is a position, and never a key.
@@ -315,17 +312,17 @@ FORMATS = [
     Format("orgclock", "csv", "task, parents, category, start, end",
            project="category", description="task", start="start", end="end"),
     # Tempo. Its worklogs have a day and a length; the time of day is no part of them.
-    Format("tempo", "json", "tempoWorklogId, timeSpentSeconds, startDate", unit="seconds",
+    Format("tempo", "json", "tempoWorklogId, timeSpentSeconds, startDate", unit=SECONDS,
            id="tempoWorklogId", user="author.emailAddress|author.accountId", project="issue.key|issue.id",
            description="description", date="startDate", duration="timeSpentSeconds"),
-    Format("tempo-csv", "csv", "Issue Key, Hours, Work date", unit="hours",
+    Format("tempo-csv", "csv", "Issue Key, Hours, Work date", unit=HOURS,
            user="Email|Username|Full name", project="Project Name|Project Key|Issue Key",
            description="Work Description", date="Work date", duration="Hours", task="Issue Key"),
     # Anything else that names its columns as the API does; --map names those of the rest.
-    Format("generic", "csv", "date, project, hours", unit="hours", **(generic := {
+    Format("generic", "csv", "date, project, hours", unit=HOURS, **(generic := {
         "user": "user_id", "project": "project", "description": "description", "date": "date",
         "duration": "hours", "external_id": "external_id"})),
-    Format("generic-json", "json", "date, project, hours", unit="hours", **generic),
+    Format("generic-json", "json", "date, project, hours", unit=HOURS, **generic),
 ]  # fmt: skip
 
 
@@ -380,9 +377,9 @@ def recognise(kind, names, options):
     """The format of a header or JSON shape. :raise Stop: none fits, or two do."""
     if options.map:
         name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
-        return Format(name, kind, ",".join(options.map.values()), "hours", **options.map)
+        return Format(name, kind, ",".join(options.map.values()), HOURS, **options.map)
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
-    fits = [form for form in known if form.fits(names)]
+    fits = [form for form in known if not form.missing(names) and set(names) <= (form.only or set(names))]
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
     if len(fits) == 1:
         return fits[0]
@@ -409,15 +406,12 @@ def read_source(file, options):
     encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     file.seek(0)
     text = io.TextIOWrapper(file, encoding, newline="")
-    says = "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON."
-    with (
-        or_stop(NO_INPUT, says, UnicodeDecodeError),
-        or_stop(NO_INPUT, "The input is no CSV that can be read:", csv.Error),
-    ):
+    with or_stop(NO_INPUT, "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON.", UnicodeDecodeError):
         first = next(filter(str.strip, text), "")
         text.seek(0)
         if first.lstrip()[:1] not in ("[", "{"):
-            yield from read_csv(text, first, options)
+            with or_stop(NO_INPUT, "The input is no CSV that can be read:", csv.Error):
+                yield from read_csv(text, first, options)
         elif first.startswith("{") and '"errors"' in first:
             yield from read_rejects(text, options)
         else:
@@ -456,7 +450,9 @@ def read_json(text, options):
             raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
     if not rows:
         return
-    form = recognise("json", {name for row in rows[:100] for name in flat(row)}, options)
+    names = {name for row in rows[:100] for name in row}
+    inner = ((name, value) for row in rows[:100] for name, value in row.items() if isinstance(value, dict))
+    form = recognise("json", names | {f"{name}.{part}" for name, value in inner for part in value}, options)
     places = form.bind(())
     for number, row in enumerate(rows, start=1):
         inside = row.get(form.each) or [{}]
@@ -475,13 +471,6 @@ def listed(data):
     if isinstance(data, dict):
         return next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
     return data if isinstance(data, list) else []
-
-
-def flat(row):
-    """The names in a JSON object, those one level down with a dot."""
-    for name, value in row.items():
-        yield name
-        yield from (f"{name}.{inner}" for inner in value) if isinstance(value, dict) else ()
 
 
 def read_rejects(text, options):
@@ -559,7 +548,7 @@ def worked_time(row, day, start, options):
         written = row.value("duration")
         why = "is empty" if written is None else f"{written!r} is no duration, and no end says it"
         raise Unreadable(row.column("duration"), why)
-    if worked < 0 and row.form.unit == "hours":
+    if worked < 0 and row.form.unit == HOURS:
         raise Unreadable(row.column("duration"), "is negative")
     return max(worked, 0)
 
@@ -653,7 +642,7 @@ def persist(what, request, deadline):
 def from_url(address, options, deadline):
     """Download a tracker's answer, all its pages -> a binary file. :raise Stop: it cannot be had."""
     today = date.fromtimestamp(clock())
-    first, last = (today - timedelta(days=options.since)).isoformat(), (today + timedelta(days=1)).isoformat()
+    first, last = (today - options.since).isoformat(), (today + timedelta(days=1)).isoformat()
     address = address.replace("{from}", first).replace("{to}", last)
     # Toggl's reports are asked for with a POST, and name the next page in headers, as a cursor for the next body.
     period = {"start_date": first, "end_date": last} if address.endswith("/search/time_entries") else None
@@ -700,15 +689,19 @@ def next_page(found, headers, here):
     """The next page's address as most APIs say it: a Link header (RFC 8288), `links.next` (Harvest) or `metadata.next`
     (Tempo). "" on the last one. :raise Stop: on another host, which must learn no secrets.
     """
-    link = re.search(r'<([^>]*)>\s*;[^,]*rel="?next"?', headers.get("Link") or "")
     places = [found.get(name) for name in ("links", "metadata")] if isinstance(found, dict) else []
-    said = [link[1]] if link else [place["next"] for place in places if isinstance(place, dict) and place.get("next")]
-    if not said:
-        return ""
-    following = urllib.parse.urljoin(here, said[0])
-    if urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
+    inside = [place["next"] for place in places if isinstance(place, dict) and place.get("next")]
+    following = linked(headers) or (inside[0] if inside else "")
+    following = following and urllib.parse.urljoin(here, following)
+    if following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
         raise Stop(NO_INPUT, "The tracker's next page is on another host; its authorization does not follow there.")
     return following
+
+
+def linked(headers):
+    """The address of the next page in a Link header, "" without one."""
+    link = re.search(r'<([^>]*)>\s*;[^,]*rel="?next"?', headers.get("Link") or "")
+    return link[1] if link else ""
 
 
 # ---- Token: the client-credentials grant (RFC 6749 section 4.4), kept until it expires ----
@@ -782,21 +775,17 @@ def read_token(status, body, settings):
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise Stop(
-            LATER if status >= 500 else DENIED,
-            f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}",
-        )
+        says = f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}"
+        raise Stop(LATER if status >= 500 else DENIED, says)
     if status != 200:
         raise Stop(DENIED, refused(status, f"{answer.get('error')}: {answer.get('error_description')}", settings))
     token, lifetime = answer.get("access_token"), answer.get("expires_in")
     if not isinstance(token, str) or str(answer.get("token_type")).lower() != "bearer":
         raise Stop(DENIED, "The token endpoint answered without a bearer token; is AUTH0_DOMAIN an Auth0 tenant's?")
     if token.count(".") != 2:
-        raise Stop(
-            CONFIG,
-            f"The issuer gave an opaque token, so it does not know the audience; is AUTH0_AUDIENCE right? {NOT_AUTH0}",
-        )
-    if "batch:upload" not in str(answer.get("scope", "")).split(" ") + ["batch:upload"] * ("scope" not in answer):
+        says = "The issuer gave an opaque token, so it does not know the audience; is AUTH0_AUDIENCE right?"
+        raise Stop(CONFIG, f"{says} {NOT_AUTH0}")
+    if "batch:upload" not in str(answer.get("scope", "batch:upload")).split(" "):
         raise Stop(DENIED, f"The token does not permit uploads. {ADD_SCOPE}")
     return token, clock() + (lifetime if isinstance(lifetime, (int, float)) else 0)
 
@@ -830,17 +819,11 @@ def cached_token(settings, folder, deadline, fresh=False):
     named = "\n".join(settings[name] for name in ("AUTH0_CLIENT_ID", "AUTH0_AUDIENCE", *OTHERS))
     path = os.path.join(folder, f"token-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json")
     try:
-        if os.name == "posix" and os.path.exists(path) and os.stat(path).st_mode & 0o077:
-            log.warning("%s could be read by others; it was dropped, and a new token is fetched", path)
-            os.unlink(path)
-        with open(path, encoding="utf-8") as file:
-            kept = json.load(file)
-        if not fresh and kept["expires"] - 60 > clock():
+        kept = json.loads(private_text(path)) if os.path.exists(path) and not fresh else {"expires": 0}
+        if kept["expires"] - 60 > clock():
             return str(kept["token"])
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError):
-        log.warning("%s could not be used; a new token is fetched", path)
+    except (Stop, ValueError, LookupError, TypeError):
+        log.warning("%s is no private file with a token in it; a new one is fetched", path)
     status, _, body = persist("The token endpoint", token_request(settings), deadline)
     token, expires = read_token(status, body, settings)
     log.info("token ok, good for %.0f minutes", (expires - clock()) / 60)
@@ -878,10 +861,8 @@ class Api:
             answer = json.loads(text)
         detail = answer.get("detail", "") if isinstance(answer, dict) else ""
         if status == 401:
-            raise Stop(
-                DENIED,
-                "The API does not accept the issuer's token. Do AUTH0_DOMAIN and AUTH0_AUDIENCE match the API's?",
-            )
+            says = "Do AUTH0_DOMAIN and AUTH0_AUDIENCE match the API's?"
+            raise Stop(DENIED, f"The API does not accept the issuer's token. {says}")
         if status == 403:
             raise Stop(DENIED, f"The API says: {detail} {ADD_SCOPE}")
         if status not in (200, 413):
@@ -898,21 +879,19 @@ class Api:
         if status == 413 and len(rows) > 1:
             middle = len(rows) // 2
             return self.upload(rows[:middle], dry_run) + self.upload(rows[middle:], dry_run)
-        results = answer.get("results") if status == 200 else None
+        results = answer.get("results") if status == 200 and isinstance(answer, dict) else None
         if results is None or [result.get("index") for result in results] != list(range(len(rows))):
-            raise Stop(
-                SOFTWARE, "The API's answer does not account for every row; run again with -v and tell its makers."
-            )
+            says = "run again with -v and tell its makers."
+            raise Stop(SOFTWARE, f"The API's answer does not account for every row; {says}")
         return results
 
-    def stored(self, window):
+    def stored(self, first, last):
         """This source's live entries in the window, page by page."""
-        path = f"/timesheets/upload?limit=1000&from={window[0]}&to={window[1]}"
+        path = f"/timesheets/upload?limit=1000&from={first}&to={last}"
         while path:
             _, headers, entries = self.call(path)
             yield from entries
-            link = re.search(r'<([^>]*)>; *rel="next"', headers.get("Link") or "")
-            path = urllib.parse.urlsplit(link[1])._replace(scheme="", netloc="").geturl() if link else ""
+            path = urllib.parse.urlsplit(linked(headers))._replace(scheme="", netloc="").geturl()
 
 
 # ---- The run: read, upload, void, account ----
@@ -927,14 +906,12 @@ class Run:
     def __init__(self, options, api):
         self.options, self.api = options, api
         self.read, self.counts, self.chunk, self.queued = 0, collections.Counter(), [], {}
-        self.seen, self.repeated, self.keys = set(), collections.Counter(), set()
-        self.hours = collections.defaultdict(collections.Counter)  # of each person: read, stored
-        self.unreadable, self.rejects_file, self.named = 0, None, ""
+        self.seen, self.keys, self.people, self.named = collections.Counter(), set(), set(), ""
+        self.unreadable, self.rejects_file = 0, None
 
     def take_all(self, file):
         """Take every row of a source. Equal keys are numbered within it: of two sources, one may repeat the other."""
         self.seen.clear()
-        self.repeated.clear()
         for row in read_source(file, self.options):
             self.take(row)
             if self.read % 1000 == 0:
@@ -967,7 +944,7 @@ class Run:
         else:
             if len(key) > 200:
                 key = f"{row.form.source}:{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
-            self.queue({"external_id": key, **entry}, user, row)
+            self.queue(key, user, entry, row)
 
     def whose(self, row):
         """Whose row it is: as it says, or as --user says. :raise Stop: --user would make one person of two."""
@@ -985,39 +962,33 @@ class Run:
         half of that, and of ten million keys two share one with a chance of 1 in 20,000.
         """
         mark = hash(key) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
-        if mark in self.seen:
-            self.repeated[key] += 1
-            return self.repeated[key] + 1
-        self.seen.add(mark)
-        return 1
+        self.seen[mark] += 1
+        return self.seen[mark]
 
-    def queue(self, sent, user, row):
+    def queue(self, key, user, entry, row):
         """Print an entry, or have it uploaded with the next chunk."""
+        sent = {"external_id": key, **entry}
         if self.options.print:
             print(json.dumps(sent, ensure_ascii=False))
             return
         if self.options.snapshot:
-            self.keys.add(sent["external_id"])
-        if (
-            self.queued.get(sent["external_id"]) == sent
-        ):  # exports that overlap, or a page that shifted while it was read
+            self.keys.add(key)
+            self.people.add(user)
+        if self.queued.get(key) == sent:  # sources that overlap, or a page that shifted while it was read
             self.counts["skipped"] += 1
             return
-        self.queued[sent["external_id"]] = sent
-        self.chunk.append((sent, user, row))
+        self.queued[key] = sent
+        self.chunk.append((sent, row))
         if len(self.chunk) == 1000:
             self.flush()
 
     def flush(self):
         """Upload what is queued and note each row's outcome."""
-        results = self.api.upload([sent for sent, *_ in self.chunk], self.options.dry_run) if self.chunk else []
-        for result, (sent, user, row) in zip(results, self.chunk):
-            hours = self.hours[user]
-            hours["read"] += sent.get("hours", 0)
+        results = self.api.upload([sent for sent, _ in self.chunk], self.options.dry_run) if self.chunk else []
+        for result, (_, row) in zip(results, self.chunk):
             if result["status"] == "rejected":
                 self.reject(row, result["errors"])
             else:
-                hours["stored"] += sent.get("hours", 0)
                 self.counts[result["status"]] += 1
         self.chunk, self.queued = [], {}
 
@@ -1035,14 +1006,11 @@ class Run:
 
         :raise Stop: the input may be incomplete: rows of it could not be read, or more than --max-delete is gone.
         """
-        window = self.options.snapshot
         if self.unreadable:
-            raise Stop(
-                REJECTED,
-                f"{self.unreadable} rows could not be read, so nothing is voided: they may be what is missing.",
-            )
+            says = "so nothing is voided: they may be what is missing."
+            raise Stop(REJECTED, f"{self.unreadable} rows could not be read, {says}")
         trackers = {tracker_of(key) for key in self.keys}
-        live = [entry for entry in self.api.stored(window) if entry["user_id"] in self.hours]
+        live = [entry for entry in self.api.stored(*self.options.snapshot) if entry["user_id"] in self.people]
         live = [entry for entry in live if tracker_of(entry["external_id"]) in trackers]
         missing = [entry for entry in live if entry["external_id"] not in self.keys]
         for entry in missing:
@@ -1067,8 +1035,6 @@ class Run:
         changed = sum(self.counts[outcome] for outcome in ("created", "updated", "deleted", "rejected"))
         line = f"{'dry run: ' if self.options.dry_run else ''}{self.read} rows: {said or 'nothing to do'}"
         log.log(logging.WARNING if changed else logging.INFO, line)
-        for user, hours in sorted(self.hours.items()):
-            log.info("    %-40s %9.2f h read, %9.2f h stored", user, hours["read"], hours["stored"])
 
 
 def tracker_of(key):
@@ -1119,7 +1085,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_options(arguments):
-    """The command line. :raise SystemExit: 64 and a sentence, when it cannot be understood."""
+    """The command line. :raise SystemExit, Stop: 64 and a sentence, it cannot be understood."""
     statuses = " ".join(__doc__.partition("Exit status: ")[2].split())
     parser = Parser(description=__doc__.partition("\n")[0], epilog=f"Exit status: {statuses}")
     add, formats = parser.add_argument, ", ".join(form.name for form in FORMATS)
@@ -1128,11 +1094,11 @@ def parse_options(arguments):
     add("--format", default="auto", help=f"the export's format, if it cannot be told: {formats}")
     add("--user", metavar="EMAIL", help="whose rows these are, for exports that do not say, or not by e-mail")
     add("--project", metavar="NAME", help="the project of all rows, for exports that do not say")
-    add("--map", type=columns_map, metavar="user_id=Who,date=Day", help="which column is what, in any other input")
+    add("--map", metavar="user_id=Who,date=Day", help="which column is what, in any other input")
     add("--date-format", choices=sorted(ORDERS), help="the order in 03/04/2026, if no date in the input proves it")
-    add("--tz", type=zone_of, dest="zone", metavar="ZONE", help="where the person works: Europe/Berlin")
-    add("--since", type=days, default=14, metavar="14d", help="how far back {from} in a URL is")
-    add("--snapshot", type=period, metavar="FROM..TO", help="the input is all of these days; void what it lacks")
+    add("--tz", metavar="ZONE", help="where the person works: Europe/Berlin")
+    add("--since", default="14d", metavar="14d", help="how far back {from} in a URL is")
+    add("--snapshot", metavar="FROM..TO", help="the input is all of these days; void what it lacks")
     add("--max-delete", type=int, metavar="N", help="void no more than this (default: 5, or 10 %% if more)")
     add("--dry-run", action="store_true", help="let the API say what would happen, and store nothing")
     add("--print", action="store_true", help="print the entries as they would be sent; no network, no settings")
@@ -1143,38 +1109,30 @@ def parse_options(arguments):
     add("-q", "--quiet", action="store_true", help="tell failures only")
     add("--version", action="version", version=VERSION)
     # fmt: on
-    return parser.parse_args(arguments)
+    return read_options(parser.parse_args(arguments))
 
 
-def columns_map(text):
-    """--map's argument as {role: column}."""
-    names = {name: name for name in ("date", "time", "start", "end", "duration", "project", "description", "id")}
-    names |= {"user_id": "user", "hours": "duration", "external_id": "external_id"}
-    says = f"--map {text} must be ROLE=COLUMN with commas between; roles are {', '.join(sorted(names))}."
-    with or_stop(USAGE, says, LookupError, TypeError):
-        pairs = [re.fullmatch("(.*?)=(.+)", part) for part in text.split(",")]
-        return {names[pair[1]]: pair[2] for pair in pairs}
-
-
-def zone_of(name):
-    """--tz's argument as a zone."""
-    with or_stop(USAGE, f"--tz {name} is no time zone; Europe/Berlin would be one.", LookupError, ValueError, OSError):
-        return zoneinfo.ZoneInfo(name)
-
-
-def days(text):
-    """--since's argument as a number of days."""
-    with or_stop(USAGE, f"--since {text} is no number of days; 14d would be one.", TypeError):
-        return int(re.fullmatch(r"(\d{1,4})d?", text)[1])
-
-
-def period(text):
-    """--snapshot's argument as its two days."""
-    with or_stop(USAGE, f"--snapshot {text} must be two days in order, such as 2026-11-01..2026-11-30.", ValueError):
-        first, last = (date.fromisoformat(day) for day in text.split(".."))
-        if first > last:
-            raise ValueError
-        return first.isoformat(), last.isoformat()
+def read_options(options):
+    """The options that are more than text: --since in days, --tz, --snapshot as two days, --map as {role: column}."""
+    with or_stop(USAGE, f"{options.since} is no number of days; 14d would be one.", TypeError):
+        options.since = timedelta(days=int(re.fullmatch(r"(\d{1,4})d?", options.since)[1]))
+    with or_stop(USAGE, f"{options.tz} is no time zone; Europe/Berlin would be one.", LookupError, ValueError, OSError):
+        options.zone = zoneinfo.ZoneInfo(options.tz) if options.tz else None
+    if options.snapshot:
+        says = f"{options.snapshot} must be two days in order, such as 2026-11-01..2026-11-30."
+        with or_stop(USAGE, says, ValueError):
+            first, last = (date.fromisoformat(day) for day in options.snapshot.split(".."))
+            if first > last:
+                raise ValueError
+        options.snapshot = first.isoformat(), last.isoformat()
+    if options.map:
+        roles = {role: role for role in ("date", "time", "start", "end", "duration", "project", "description", "id")}
+        roles |= {"user_id": "user", "hours": "duration", "external_id": "external_id"}
+        says = f"--map must be ROLE=COLUMN with commas between; roles are {', '.join(sorted(roles))}."
+        with or_stop(USAGE, says, LookupError, TypeError):
+            pairs = [re.fullmatch("(.*?)=(.+)", part) for part in options.map.split(",")]
+            options.map = {roles[pair[1]]: pair[2] for pair in pairs}
+    return options
 
 
 def open_source(source, options, deadline):
