@@ -857,7 +857,10 @@ class Api:
             if status != 401 or fresh:
                 break
             self.token = cached_token(self.settings, self.folder, self.deadline, fresh=True)
-        with or_stop(LATER, f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?", ValueError):
+        trouble = LATER if status >= 500 else CONFIG
+        with or_stop(
+            trouble, f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?", ValueError
+        ):
             answer = json.loads(text)
         detail = answer.get("detail", "") if isinstance(answer, dict) else ""
         if status == 401:
@@ -866,7 +869,7 @@ class Api:
         if status == 403:
             raise Stop(DENIED, f"The API says: {detail} {ADD_SCOPE}")
         if status not in (200, 413):
-            raise Stop(LATER if status >= 500 else CONFIG, f"The API answered {status}: {detail}")
+            raise Stop(trouble, f"The API answered {status}: {detail}")
         return status, headers, answer
 
     def upload(self, rows, dry_run):

@@ -3012,6 +3012,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
                 "429": (429, b"{}", {"Retry-After": "2"}),
                 "429 by date": (429, b"{}", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
                 "html": (200, b"<html>", {}),
+                "501": (501, b"<html>", {}),
                 "413": (413, b"{}", {}),
                 "slow": (200, b"", {}),
                 "endless": (200, b" " * 500_000, {}),
@@ -3248,10 +3249,11 @@ def test_trouble_that_passes_doubles_nothing(world, script, slept):
     ("script", "status", "says"),
     [
         pytest.param(["503"] * 9, 75, "The Timesheets API answered 503. Nothing is lost: run again later", id="503"),
-        pytest.param(["html"], 75, "no JSON; is TIMESHEETS_URL right?", id="html"),
+        pytest.param(["html"], 78, "no JSON; is TIMESHEETS_URL right?", id="html"),
+        pytest.param(["501"], 75, "501 and no JSON", id="501"),
         pytest.param(["short"], 70, "does not account for every row", id="rows-unaccounted-for"),
         pytest.param(["404"], 78, "The API answered 404: There is nothing at this address.", id="404"),
-        pytest.param(["redirect"], 75, "no JSON", id="redirect"),
+        pytest.param(["redirect"], 78, "307 and no JSON; is TIMESHEETS_URL right?", id="redirect"),
     ],
 )
 def test_trouble_with_the_api_that_stays(world, script, status, says):
