@@ -333,6 +333,7 @@ FORMATS = [
 # A row that cannot be read stops no other; it is counted, and reported with its line.
 
 SPACES = re.compile(r"[\x00-\x20\x7f-\xa0]+")
+UNDECODED = re.compile("[\udc80-\udcff]")
 TOP = ("time_entries", "results", "data", "timeEntries")  # where APIs keep the list inside their answer
 
 
@@ -405,9 +406,11 @@ def read_source(file, options):
     file.seek(0)
     encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     file.seek(0)
-    text = io.TextIOWrapper(file, encoding, newline="")
-    with or_stop(NO_INPUT, "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON.", UnicodeDecodeError):
+    # Bytes that are no UTF-8 come as lone surrogates: in a header or in JSON they end the run, in a row they reject it.
+    text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
+    with or_stop(NO_INPUT, "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON.", UnicodeError):
         first = next(filter(str.strip, text), "")
+        first.encode()
         text.seek(0)
         if first.lstrip()[:1] not in ("[", "{"):
             with or_stop(NO_INPUT, "The input is no CSV that can be read:", csv.Error):
@@ -444,7 +447,7 @@ def read_csv(text, first, options):
 
 def read_json(text, options):
     """Rows of a JSON document: a bare array, or the array inside an API's answer. A row's line is its number."""
-    rows = listed(parse_json(text.read()))
+    rows = listed(parse_json(text.read().encode()))
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
@@ -526,6 +529,9 @@ def make_entry(row, user, day, start, options):
     project, description = row.value("project") or options.project, row.value("description")
     if not project:
         raise Unreadable("project", "is not in the row; --project NAME says it")
+    if UNDECODED.search(f"{user}{project}{description}"):
+        column = next((name for name, cell in row.record.items() if UNDECODED.search(str(cell))), "--project")
+        raise Unreadable(column, "is not UTF-8; export as CSV UTF-8, or as JSON")
     entry = {"user_id": user, "date": day, "project": str(project), "hours": round(worked / 3600, 4)}
     return {**entry, "description": SPACES.sub(" ", str(description or "")).strip()}
 

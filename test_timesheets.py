@@ -2312,9 +2312,9 @@ def test_no_list_scans_or_sorts_the_table(sqlite_api, path, index):
 
 
 def sync_print(tmp_path, text, *options, name="export", python=sys.executable):
-    """`sync.py --print` on an input -> the completed process."""
+    """`sync.py --print` on an input -> the completed process. A byte that is not UTF-8 is written as \\udcXX."""
     file = tmp_path / name
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    file.write_bytes(text if isinstance(text, bytes) else text.encode(errors="surrogateescape"))
     command = [python, HERE / "sync.py", "--print", *options, file]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}, check=False
@@ -2792,6 +2792,8 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
         ),
         pytest.param("{", (), 66, "begins like JSON and is none", id="broken-json"),
         pytest.param(b"caf\xe9,x\n", (), 66, "not UTF-8", id="latin-1"),
+        pytest.param(b'[{"a": "caf\xe9"}]', (), 66, "not UTF-8", id="latin-1-json"),
+        pytest.param(b"\xff\xfea\x00\x00\xd8b\x00", (), 66, "not UTF-8", id="broken-utf-16"),
         pytest.param("[" * 100_000, (), 66, "begins like JSON and is none", id="deep-json"),
         pytest.param(TOGGL + "x" * 200_000 + "\n", (), 66, "no CSV that can be read", id="endless-cell"),
         pytest.param(b"PK\x03\x04 broken", (), 66, "The ZIP file is damaged", id="broken-zip"),
@@ -2845,6 +2847,9 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(tmp_path):
         pytest.param({0: "", 1: ""}, "line 2: user is not in the row", id="user"),
         pytest.param({10: "noon", 11: "long"}, "line 2: End time 'noon' is not a time of day", id="end-time"),
         pytest.param({9: "2026-11-01", 11: ""}, "line 2: End time is before the start", id="backwards"),
+        pytest.param(
+            {5: "caf\udce9"}, "line 2: Description is not UTF-8; export as CSV UTF-8, or as JSON", id="latin-1"
+        ),
     ],
 )
 def test_row_that_cannot_be_read_is_a_reject(tmp_path, cells, reason):
@@ -2922,6 +2927,7 @@ def test_corrected_hours_keep_the_key(tmp_path):
         ),
         pytest.param(HEADER + "x,2026-11-02,P,long\nx,2026-11-02,P,2\n", (), "long", "2", id="alike"),
         pytest.param("external_id," + HEADER + "k1,x,2026-11-02,P,long\n", (), "long", "2", id="external-id"),
+        pytest.param(HEADER + "x,2026-11-02,P\udce9,2\nx,2026-11-02,P\udce9,3\n", (), "\udce9", "\u00e9", id="latin-1"),
         pytest.param(
             "Who,Day,Job,Std\nx,bad,P,2\n",
             ("--map", "user_id=Who,date=Day,project=Job,hours=Std"),
@@ -2935,7 +2941,7 @@ def test_mended_rejects_have_the_keys_of_a_mended_export(tmp_path, text, options
     """Numbers among equal rows included: a mended row must not take another's place."""
     rejects = tmp_path / "rejects"
     first = sync_print(tmp_path, text, *options, "--rejects", rejects)
-    mended = rejects.read_text().replace(wrong, right)
+    mended = rejects.read_text().replace(wrong, right).replace(json.dumps(wrong)[1:-1], right)
     again = sync_print(tmp_path, mended, *options)
     whole = sync_print(tmp_path, text.replace(wrong, right).replace(",-,", ",StoreZero,"), *options)
     assert (first.returncode, again.returncode, whole.returncode) == (65, 0, 0)
