@@ -477,8 +477,12 @@ def listed(data):
 
 
 def read_rejects(text, options):
-    """Rows of a mended file of rejects: they keep their number among equal ones, so that they keep their keys."""
-    forms = {form.name: form for form in FORMATS}
+    """Rows of a mended file of rejects: they keep their number among equal ones, so that they keep their keys.
+
+    A row whose start could not be read has no number yet. It comes last, and is counted after those of this file; it
+    cannot know of an equal row that was taken at once, and replaces that until the mended export is uploaded as well.
+    """
+    forms, rows = {form.name: form for form in FORMATS}, []
     for line, written in enumerate(text, start=1):
         says = f"Line {line} is not as --rejects writes it; mend only its row."
         with or_stop(NO_INPUT, says, ValueError, LookupError, TypeError):
@@ -488,7 +492,8 @@ def read_rejects(text, options):
             form = recognise(form.kind, list(record), options)
         elif form.source == "generic" and form.missing(record):
             raise Stop(USAGE, f"Line {line} has columns of its own: use the --map that the first run had.")
-        yield Row(form, form.bind(list(record)), options.date_format, line, record, number)
+        rows.append(Row(form, form.bind(list(record)), options.date_format, line, record, number))
+    return sorted(rows, key=lambda row: row.number == 0)
 
 
 def began(row, options):
@@ -945,7 +950,7 @@ class Run:
         # Equal keys are honest, of rows that began at once or are alike: a number tells them apart. A row that is
         # refused has its number too, if its key is known, and keeps it when it comes back mended.
         if numbered:
-            row = row._replace(number=row.number or self.count(key))
+            row = row._replace(number=self.count(key, row.number))
             key += f":{row.number}" if row.number > 1 else ""
         if fault:
             self.unreadable += 1
@@ -966,13 +971,13 @@ class Run:
             raise Unreadable("user", "is not in the row; --user EMAIL says it")
         return self.options.user or named
 
-    def count(self, key):
-        """How often this key was seen in this source, now included. A million keys would fill 150 MB; their hashes take
+    def count(self, key, number=0):
+        """The number of a row among those of this source with the same key; it may have come with one. A million keys would fill 150 MB; their hashes take
         half of that, and of ten million keys two share one with a chance of 1 in 20,000.
         """
         mark = hash(key) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
-        self.seen[mark] += 1
-        return self.seen[mark]
+        self.seen[mark] = max(self.seen[mark], number) if number else self.seen[mark] + 1
+        return number or self.seen[mark]
 
     def queue(self, key, user, entry, row):
         """Print an entry, or have it uploaded with the next chunk."""

@@ -2925,6 +2925,13 @@ def test_corrected_hours_keep_the_key(tmp_path):
             '"Project": "StoreZero"',
             id="same-start",
         ),
+        pytest.param(
+            TOGGL + ROW.format("bad", "2026-11-02") + ROW.format("2026-11-02", "bad").replace("01:00:00", ""),
+            (),
+            "bad",
+            "2026-11-02",
+            id="same-start-that-one-did-not-say",
+        ),
         pytest.param(HEADER + "x,2026-11-02,P,long\nx,2026-11-02,P,2\n", (), "long", "2", id="alike"),
         pytest.param("external_id," + HEADER + "k1,x,2026-11-02,P,long\n", (), "long", "2", id="external-id"),
         pytest.param(HEADER + "x,2026-11-02,P\udce9,2\nx,2026-11-02,P\udce9,3\n", (), "\udce9", "\u00e9", id="latin-1"),
