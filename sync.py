@@ -662,7 +662,7 @@ def from_url(address, options, deadline):
         if page in asked:
             raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing was uploaded.")
         asked.append(page)
-        headers, text = download(*page, deadline)
+        headers, text = download(*page, options.authorization, deadline)
         if text[:1] not in (b"[", b"{"):
             return io.BytesIO(text)
         found = parse_json(text)
@@ -679,11 +679,15 @@ def from_url(address, options, deadline):
     return io.BytesIO(f"[{', '.join(once)}]".encode())
 
 
-def download(address, body, deadline):
-    """One page of a tracker's -> (headers, bytes). :raise Stop: it cannot be had."""
+def download(address, body, authorization, deadline):
+    """One page of a tracker's -> (headers, bytes). :raise Stop: it cannot be had.
+
+    `authorization` is a value for that header, or `Name: value` for one of the tracker's own.
+    """
     headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
-    if os.environ.get("SOURCE_AUTHORIZATION"):
-        headers["Authorization"] = os.environ["SOURCE_AUTHORIZATION"]
+    own = re.fullmatch(r"([\w-]+): *(.+)", authorization, re.ASCII)
+    if authorization:
+        headers[own[1] if own else "Authorization"] = own[2] if own else authorization
     if body is not None:
         headers["Content-Type"] = "application/json"
         body = json.dumps({name: value for name, value in body.items() if value}).encode()
@@ -972,8 +976,10 @@ class Run:
         return self.options.user or named
 
     def count(self, key, number=0):
-        """The number of a row among those of this source with the same key; it may have come with one. A million keys would fill 150 MB; their hashes take
-        half of that, and of ten million keys two share one with a chance of 1 in 20,000.
+        """A row's number among those of this source that have its key; a mended reject comes with one.
+
+        A million keys would fill 150 MB; their hashes take half of that, and of ten million keys two share one with a
+        chance of 1 in 20,000.
         """
         mark = hash(key) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
         self.seen[mark] = max(self.seen[mark], number) if number else self.seen[mark] + 1
@@ -1104,7 +1110,8 @@ def parse_options(arguments):
     parser = Parser(description=__doc__.partition("\n")[0], epilog=f"Exit status: {statuses}")
     add, formats = parser.add_argument, ", ".join(form.name for form in FORMATS)
     # fmt: off
-    add("source", nargs="+", metavar="SOURCE", help="a file, - for standard input, or a URL with {from} and {to}")
+    add("source", nargs="+", metavar="SOURCE", help="a file, - for standard input, or a URL with {from} and {to}; "
+        "SOURCE_AUTHORIZATION is its Authorization header, or another one if written `X-Api-Key: KEY`")
     add("--format", default="auto", help=f"the export's format, if it cannot be told: {formats}")
     add("--user", metavar="EMAIL", help="whose rows these are, for exports that do not say, or not by e-mail")
     add("--project", metavar="NAME", help="the project of all rows, for exports that do not say")
@@ -1175,8 +1182,9 @@ def run(options):
     deadline = clock() + DEADLINE
     with contextlib.ExitStack() as stack:
         api = None
+        env = {**(read_env_file(options.env_file) if options.env_file else {}), **os.environ}
+        options.authorization = env.get("SOURCE_AUTHORIZATION", "").strip()
         if not options.print:
-            env = {**(read_env_file(options.env_file) if options.env_file else {}), **os.environ}
             settings, folder = read_settings(env), state_folder(options)
             stack.enter_context(only_one(folder))
             api = Api(settings, folder, deadline)

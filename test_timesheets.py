@@ -3691,7 +3691,7 @@ class Tracker(http.server.BaseHTTPRequestHandler):
         """Answer the next page, after a quota that is used up."""
         server: Any = self.server
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        server.tracked.append((self.command, self.path, body, self.headers["Authorization"]))
+        server.tracked.append((self.command, self.path, body, self.headers))
         found, headers = server.pages(len(server.tracked) - 1, f"http://127.0.0.1:{server.server_port}")
         sent = json.dumps(found).encode()
         self.send_response(402 if len(server.tracked) == 1 else 200)
@@ -3749,10 +3749,33 @@ def test_url_source_is_read_page_by_page(world, monkeypatch, path, pages, asked)
         assert world.sync("--tz", "Europe/Berlin", "--since", "3d") == (0, "3 rows: 3 created\n")
     first, *rest = tracker.tracked
     assert len(world.slept) == 1 and first[:3] == rest[0][:3] and len(rest) == len(asked)
-    for (method, path, body, authorization), wanted in zip(rest, asked, strict=True):
+    for (method, path, body, headers), wanted in zip(rest, asked, strict=True):
         method_wanted, _, part = wanted.partition(" ")
-        assert method == method_wanted and part in path + body and authorization == "Basic dG9rZW4="
+        assert method == method_wanted and part in path + body and headers["Authorization"] == "Basic dG9rZW4="
     assert "{" not in first[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "value"),
+    [
+        pytest.param("Bearer a: b", "Authorization", "Bearer a: b", id="authorization"),
+        pytest.param("X-Api-Key: k: 1", "X-Api-Key", "k: 1", id="header-of-its-own"),
+    ],
+)
+@pytest.mark.parametrize("place", ["environment", "env-file"])
+def test_tracker_gets_the_header_it_wants(world, monkeypatch, said, name, value, place):
+    """Most want Authorization, Clockify a key in a header of its own; the secret may stand in the env file."""
+    file = world.folder / "sync.env"
+    file.write_text(f"SOURCE_AUTHORIZATION={said}\n" if place == "env-file" else "")
+    file.chmod(0o600)
+    if place == "environment":
+        monkeypatch.setenv("SOURCE_AUTHORIZATION", said)
+    with serving(Tracker, tracked=[], pages=lambda n, url: (ENTRIES, {})) as tracker:
+        world.file = f"http://127.0.0.1:{tracker.server_port}/"
+        assert world.sync("--tz", "UTC", "--env-file", str(file)) == (0, "3 rows: 3 created\n")
+    for *_, headers in tracker.tracked:
+        sent = {header: headers[header] for header in ("Authorization", "X-Api-Key") if headers[header]}
+        assert sent == {name: value}
 
 
 def sync_process(world, *options):
