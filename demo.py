@@ -17,6 +17,7 @@ import collections
 import contextlib
 import http.server
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -52,7 +53,7 @@ class SigningKey:
         self.jwk = {**public, "kid": kid, "alg": "RS256", "use": "sig"}
 
 
-class Tenant:
+class Tenant(contextlib.AbstractContextManager):
     """A local Auth0 tenant: an issuer that serves its key set and the token endpoint on a free loopback port."""
 
     def __init__(self, audience=AUDIENCE):
@@ -65,13 +66,7 @@ class Tenant:
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
-        self.close()
-
-    def close(self):
         """Stop serving; slow answers under way are let go."""
         self.heal()
         self.server.shutdown()
@@ -89,15 +84,9 @@ class Tenant:
     def token(self, scope="", **claims):
         """A token as Auth0 issues it, good for a day; a claim given as None is left out."""
         now = int(time.time())
-        usual = {
-            "iss": self.url,
-            "aud": self.audience,
-            "iat": now,
-            "exp": now + 86_400,
-            "sub": "auth0|1",
-            "scope": scope,
-        }
-        return self.sign({name: value for name, value in {**usual, **claims}.items() if value is not None})
+        usual = {"iss": self.url, "aud": self.audience, "iat": now, "exp": now + 86_400, "sub": "auth0|1"}
+        claims = {**usual, "scope": scope, **claims}
+        return self.sign({name: value for name, value in claims.items() if value is not None})
 
     def machine(self, scope="batch:upload", client=CLIENT_ID, **claims):
         """A token from the client-credentials grant: it speaks for a program."""
@@ -120,21 +109,15 @@ class Tenant:
     def fail(self, path, fault, times=None):
         """Answer `path` with a fault, `times` often or until heal().
 
-        Faults: 500 html empty slow drip drip-head reset redirect huge 429.
+        Faults: 500 html empty huge redirect slow drip drip-head reset.
         """
         self.healed.clear()
-        self.faults[path] = [fault] * times if times else collections.defaultdict(lambda: fault)
+        self.faults[path] = itertools.repeat(fault, times) if times else itertools.repeat(fault)
 
     def heal(self):
         """No more faults, and those under way end."""
         self.faults.clear()
         self.healed.set()
-
-    def next_fault(self, path):
-        """The fault for the next request to `path`, or None."""
-        # fail() leaves a list to be used up, or a dict that answers [0] for ever.
-        script = self.faults.get(path, [])
-        return script[0] if isinstance(script, dict) else script.pop(0) if script else None
 
     def grant(self, form):
         """Judge a token request -> (status, answer), in Auth0's own words (RFC 6749 section 4.4)."""
@@ -155,6 +138,11 @@ class Tenant:
         return 200, {"access_token": token, "expires_in": 86_400, "token_type": "Bearer", **granted}
 
 
+# What faults that are answers have in place of status and body; the body is repeated.
+ODD = {"500": (500, b"{}", 1), "html": (200, b"<html>hello</html>", 1), "empty": (200, b"{}", 1)}
+ODD |= {"redirect": (302, b"{}", 1), "huge": (200, b" ", 2**26), "drip": (200, b" ", 60)}
+
+
 class Answers(http.server.BaseHTTPRequestHandler):
     """The tenant's HTTP side."""
 
@@ -165,45 +153,38 @@ class Answers(http.server.BaseHTTPRequestHandler):
         url = self.tenant.url
         discovery = {"issuer": url, "jwks_uri": url + JWKS[1:], "token_endpoint": url + TOKEN[1:]}
         pages = {JWKS: {"keys": self.tenant.published}, "/.well-known/openid-configuration": discovery}
-        page = pages.get(self.path)
-        self.answer(404 if page is None else 200, page or {})
+        self.answer(200 if self.path in pages else 404, pages.get(self.path, {}))
 
     def do_POST(self):
         """The token endpoint; takes a form or JSON, as Auth0 does."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        form = (
-            json.loads(body) if "json" in self.headers.get("Content-Type", "") else dict(urllib.parse.parse_qsl(body))
-        )
+        is_json = "json" in self.headers.get("Content-Type", "")
+        form = json.loads(body) if is_json else dict(urllib.parse.parse_qsl(body))
         self.answer(*(self.tenant.grant(form) if self.path == TOKEN else (404, {})))
 
     def answer(self, status, value):
         """Send JSON, or the scripted fault in its place."""
         self.tenant.requests[self.path] += 1
-        fault, body, headers = self.tenant.next_fault(self.path), json.dumps(value).encode(), {}
+        fault = next(self.tenant.faults.get(self.path, iter(())), None)
+        status, part, times = ODD.get(fault, (status, json.dumps(value).encode(), 1))
         if fault == "reset":  # to linger 0 s at closing sends RST in place of FIN
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             return
         if fault == "slow":
             self.tenant.healed.wait(60)
-        while fault == "drip-head" and not self.tenant.healed.wait(0.2):
-            self.wfile.write(b"x")
-        status, body = {"500": (500, b"{}"), "html": (200, b"<html>hello</html>"), "empty": (200, b"{}")}.get(
-            fault, (status, body)
-        )
-        status = {"redirect": 302, "429": 429}.get(fault, status)
-        headers |= {"Location": self.tenant.url + "elsewhere"} if fault == "redirect" else {}
-        headers |= {"Retry-After": "2", "x-ratelimit-reset": str(int(time.time()) + 2)} if fault == "429" else {}
-        body = b" " * 2**26 if fault == "huge" else body
         with contextlib.suppress(OSError):
+            while fault == "drip-head" and not self.tenant.healed.wait(0.2):
+                self.wfile.write(b"x")
             self.send_response(status)
-            for name, text in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, text)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(part) * times))
+            if status == 302:
+                self.send_header("Location", self.tenant.url + "elsewhere")
             self.end_headers()
-            for part in [body[n : n + 1] for n in range(60)] if fault == "drip" else [body]:
-                self.wfile.write(part)
-                if fault == "drip" and self.tenant.healed.wait(1):
-                    break
+            while fault == "drip" and not self.tenant.healed.wait(1):
+                self.wfile.write(b" ")
+            self.wfile.write(part * times)
 
     def log_message(self, *_):
         """Say nothing."""
@@ -224,13 +205,10 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def export(work):
-    """A Toggl export as its users download it."""
-    lines = [
-        f"{who},{who.lower()}@contractor.example,Big,{project},,,Yes,2026-11-{day},{start}:00,2026-11-{day},{end}:00,,"
-        for who, day, start, end, project in work
-    ]
-    # Toggl starts its files with a byte-order mark; sync.py must cope.
-    return "\ufeff" + "\n".join([HEAD, *lines, ""])
+    """A Toggl export as its users download it, with the byte-order mark that Toggl starts its files with."""
+    row = "{0},{1}@contractor.example,Big,{5},,,Yes,2026-11-{2},{3}:00,2026-11-{2},{4}:00,,\n"
+    rows = [row.format(who, who.lower(), *rest) for who, *rest in work]
+    return "\ufeff" + HEAD + "\n" + "".join(rows)
 
 
 def say(title, *lines):
@@ -250,21 +228,17 @@ def start_api(tenant, folder, stack):
     pipes = {"stdout": subprocess.PIPE, "stderr": log, "text": True, "start_new_session": True}
     api = stack.enter_context(subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, **pipes))
     stack.callback(api.terminate)
-    banner = api.stdout.readline().strip()
+    banner, deadline = api.stdout.readline().strip(), time.monotonic() + 10
     found = re.search(r"http://[\d.:]+", banner)
-    for _ in range(200):
-        if not found or api.poll() is not None:
-            break
+    while found and api.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             DIRECT.open(found[0] + "/health", timeout=5).close()
             say("The API is up.", banner)
             return found[0]
         time.sleep(0.05)
     last = (folder / "api.log").read_text().strip().splitlines()[-1:] or ["it said nothing."]
-    raise SystemExit(
-        f"The API did not start: {last[0]}\n"
-        "Usually a package is missing: uv run demo.py installs what the top of this file names."
-    )
+    usually = "Usually a package is missing: uv run demo.py installs what the top of this file names."
+    raise SystemExit(f"The API did not start: {last[0]}\n{usually}")
 
 
 def sync(env, folder, expected, *arguments):
