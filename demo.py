@@ -199,6 +199,7 @@ WORK = [  # who, day of November 2026, start, end, project; the 31st is the row 
     *(("Omar", day, "13:00", "17:15", "Website") for day in (16, 17)),
     ("Omar", 31, "09:00", "17:00", "Website"),
 ]
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SNAPSHOT = ("--snapshot", "2026-11-16..2026-11-22")
 # Loopback is asked directly: a company's http_proxy would be asked for it otherwise, and refuse.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -217,17 +218,28 @@ def say(title, *lines):
     print(f"\n{bold}{title}{plain}", *lines, sep="\n  ", flush=True)
 
 
+def start(stack, command, **how):
+    """One of the programs beside this file; it ends when the stack does. A signal waits until the stack knows of it."""
+    held = []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in ENDING}
+    command = [sys.executable, str(HERE / command[0]), *command[1:]]
+    program = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how))
+    stack.callback(program.terminate)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    for number in held:
+        signal.raise_signal(number)
+    return program
+
+
 def start_api(tenant, folder, stack):
     """`python timesheets.py` on a free port -> its address, once it answers."""
     # Nothing else is handed down: a DATABASE_URL or a proxy of the caller's would change what is shown.
     keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
-    command = [sys.executable, str(HERE / "timesheets.py")]
     log = stack.enter_context((folder / "api.log").open("w"))
     # In a session of its own Ctrl-C does not reach it: two signals at once can lock it up (seen with Granian 2.8).
-    pipes = {"stdout": subprocess.PIPE, "stderr": log, "text": True, "start_new_session": True}
-    api = stack.enter_context(subprocess.Popen(command, env={**keep, **env, "PORT": "0"}, **pipes))
-    stack.callback(api.terminate)
+    api = start(stack, ["timesheets.py"], env={**keep, **env, "PORT": "0"}, stderr=log, start_new_session=True)
     banner, deadline = api.stdout.readline().strip(), time.monotonic() + 10
     found = re.search(r"http://[\d.:]+", banner)
     while found and api.poll() is None and time.monotonic() < deadline:
@@ -244,11 +256,13 @@ def start_api(tenant, folder, stack):
 def sync(env, folder, expected, *arguments):
     """Run the cron job as cron would, and show what it says; the walk ends here if it is not what was `expected`."""
     print("  $ python sync.py", *arguments, flush=True)
-    command = [sys.executable, str(HERE / "sync.py"), *arguments]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
-    for line in [*(done.stdout + done.stderr).splitlines(), f"exit status {done.returncode}"]:
-        print("   ", line)
-    if done.returncode != expected:
+    with contextlib.ExitStack() as stack:
+        job = start(stack, ["sync.py", *arguments], env=env, cwd=folder, stderr=subprocess.STDOUT)
+        for line in job.stdout:
+            print("   ", line, end="")
+        status = job.wait()
+    print("    exit status", status)
+    if status != expected:
         raise SystemExit(f"The cron job should have ended with status {expected}; the lines above say why it did not.")
 
 
@@ -299,8 +313,8 @@ def main():
     # Ctrl-C does, so that the API and the temporary folder go too.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
-        signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    for number in ENDING[1:]:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timesheets-demo-")))
         walk(stack.enter_context(Tenant()), folder, stack)
