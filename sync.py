@@ -91,10 +91,6 @@ class Unreadable(ValueError):
     """Why a row is no entry: the column at fault, and what is wrong with it."""
 
 
-class Skip(Exception):
-    """A row that is no finished work: counted, neither uploaded nor rejected."""
-
-
 # ---- Values: days, times, numbers and durations as trackers write them ----
 
 DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?", re.ASCII)
@@ -218,18 +214,20 @@ class Format:
     name        what --format takes; the part before a hyphen is the tracker, and begins every external_id
     kind        csv or json
     needs       the columns by which it is recognised, commas between; `A|B` is either, as in translations
-    roles       role = column, as text; `A|B` takes the first that is filled; `a.b` is b inside a (JSON)
+    plain       the roles whose column is called as they are
+    roles       role = column for the others; `A|B` takes the first that is filled; `a.b` is b inside a (JSON)
     unit        what a bare number in `duration` means: HOURS, SECONDS, or nothing we could trust (0)
     only        recognised only if no other column is there
     each        the list inside a JSON object that holds its rows
     """
 
-    def __init__(self, name, kind, needs, unit=0, only="", each="", **roles):
+    def __init__(self, name, kind, needs, plain="", unit=0, only="", each="", **roles):
         self.name, self.kind, self.unit, self.each = name, kind, unit, each
         self.source = name.partition("-")[0]
         self.needs = [column.strip().split("|") for column in needs.split(",")]
         self.only = only and set(only.split(", "))
-        self.roles = {role: columns.split("|") for role, columns in roles.items()}
+        self.roles = {role: [role] for role in plain.split(", ") if role}
+        self.roles.update((role, columns.split("|")) for role, columns in roles.items())
 
     def missing(self, names):
         """What of `needs` is not among the column names."""
@@ -255,74 +253,65 @@ class Format:
 FORMATS = [
     # Toggl. Its CSV has no ids, so the start is the key. Its API tells deletions, and a timer that runs by a negative
     # duration; a report's row holds the entries that were alike, each with an id of its own.
-    Format("toggl", "csv", "Start date, Start time, Duration",
-           user="Email|Member|User", project="Project", description="Description", date="Start date",
-           time="Start time", end_date="End date|Stop date", end_time="End time|Stop time", duration="Duration"),
-    Format("toggl-api", "json", "id, start, duration, workspace_id|wid", unit=SECONDS,
-           id="id", user="user_name|user_id|uid", project="project_name|project_id|pid", description="description",
-           start="start", duration="duration", gone="server_deleted_at"),
-    Format("toggl-reports", "json", "time_entries, user_id|username", unit=SECONDS, each="time_entries",
-           id="id", user="email|username|user_id", project="project_name|project_id", description="description",
-           start="start", duration="seconds"),
+    Format("toggl", "csv", "Start date, Start time, Duration", "project, description, duration",
+           user="Email|Member|User", date="Start date", time="Start time",
+           end_date="End date|Stop date", end_time="End time|Stop time"),
+    Format("toggl-api", "json", "id, start, duration, workspace_id|wid", "id, description, start, duration",
+           unit=SECONDS, user="user_name|user_id|uid", project="project_name|project_id|pid", gone="server_deleted_at"),
+    Format("toggl-reports", "json", "time_entries, user_id|username", "id, description, start", each="time_entries",
+           unit=SECONDS, user="email|username|user_id", project="project_name|project_id", duration="seconds"),
     # Clockify. Dates and durations look as the workspace sets it: 1.50, 1:30 and 01:30:00 all stand in "Duration (h)".
-    Format("clockify", "csv", "Start Date, Start Time, Duration (h)", unit=HOURS,
-           user="Email|User", project="Project", description="Description", date="Start Date",
-           time="Start Time", end_date="End Date", end_time="End Time", duration="Duration (h)"),
-    Format("clockify-api", "json", "timeInterval.start", unit=SECONDS,
-           id="id|_id", user="userEmail|user.email|userName|userId", description="description",
+    Format("clockify", "csv", "Start Date, Start Time, Duration (h)", "project, description",
+           unit=HOURS, user="Email|User", date="Start Date", time="Start Time",
+           end_date="End Date", end_time="End Time", duration="Duration (h)"),
+    Format("clockify-api", "json", "timeInterval.start", "description",
+           unit=SECONDS, id="id|_id", user="userEmail|user.email|userName|userId",
            project="projectName|project.name|projectId", start="timeInterval.start", end="timeInterval.end",
            duration="timeInterval.duration"),
     # Harvest. Its CSV has no ids and no times of day, so a row's own columns are its key, and equal rows are numbered.
-    Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden", unit=HOURS,
-           user="Email|E-Mail|First Name|Vorname", surname="Last Name|Nachname", project="Project|Projekt",
+    Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden",
+           unit=HOURS, user="Email|E-Mail|First Name|Vorname", surname="Last Name|Nachname", project="Project|Projekt",
            description="Notes|Notizen|Notiz", date="Date|Datum", duration="Hours|Stunden",
            client="Client|Kunde", task="Task|Aufgabe"),
-    Format("harvest-api", "json", "id, spent_date, hours", unit=HOURS,
-           id="id", user="user.email|user.name|user.id", project="project.name|project.id", description="notes",
+    Format("harvest-api", "json", "id, spent_date, hours", "id",
+           unit=HOURS, user="user.email|user.name|user.id", project="project.name|project.id", description="notes",
            date="spent_date", duration="hours", running="is_running"),
     # Kimai. Headers come translated, durations as 0:06 or 0.11; there is no end date: an earlier end is the next day's.
-    Format("kimai", "csv", "Date|Datum, From|Von, To|Bis, Duration|Dauer, Project|Projekt", unit=HOURS,
-           id="ID", user="E-mail|E-Mail|User|Benutzer|Name", project="Project|Projekt",
+    Format("kimai", "csv", "Date|Datum, From|Von, To|Bis, Duration|Dauer, Project|Projekt", "id",
+           unit=HOURS, user="E-mail|E-Mail|User|Benutzer|Name", project="Project|Projekt",
            description="Description|Beschreibung", date="Date|Datum", time="From|Von", end_time="To|Bis",
            duration="Duration|Dauer"),
-    Format("kimai-api", "json", "id, begin, duration, activity", unit=SECONDS,
-           id="id", user="user.email|user.username|user.id|user", project="project.name|project.id|project",
-           description="description", start="begin", end="end", duration="duration"),
+    Format("kimai-api", "json", "id, begin, duration, activity", "id, description, end, duration",
+           unit=SECONDS, user="user.email|user.username|user.id|user", project="project.name|project.id|project",
+           start="begin"),
     # solidtime. The detailed CSV is in the exporter's own time; the API and the ZIP are in UTC.
     Format("solidtime", "csv", "Start, End, Duration (decimal), Project",
-           user="User", project="Project", description="Description", start="Start", end="End",
-           duration="Duration"),
+           "user, project, description, start, end, duration"),
     Format("solidtime-zip", "csv", "id, description, start, end, organization_id|created_at",
-           id="id", user="user_id|member_id", project="project_id", description="description", start="start",
-           end="end"),
-    Format("solidtime-api", "json", "id, start, end, organization_id", unit=SECONDS,
-           id="id", user="user_id", project="project_id", description="description", start="start", end="end",
-           duration="duration"),
+           "id, description, start, end", user="user_id|member_id", project="project_id"),
+    Format("solidtime-api", "json", "id, start, end, organization_id", "id, description, start, end, duration",
+           unit=SECONDS, user="user_id", project="project_id"),
     # Tools of the command line, one person's each: --user says whose. Timewarrior's id is a position, and never a key.
-    Format("timewarrior", "json", "start", only="id, start, end, tags, annotation",
-           project="tags", description="annotation", start="start", end="end"),
-    Format("watson", "json", "id, project, start, stop, tags",
-           id="id", project="project", start="start", end="stop", running="id"),
-    Format("watson-csv", "csv", "id, start, stop, project, tags",  # this id is cut to 7 characters: no key
-           project="project", start="start", end="stop"),
-    Format("timetrap", "json", "id, sheet, start, end, note",
-           id="id", project="sheet", description="note", start="start", end="end"),
-    Format("timetrap-csv", "csv", "start, end, note, sheet",
-           project="sheet", description="note", start="start", end="end"),
-    Format("orgclock", "csv", "task, parents, category, start, end",
-           project="category", description="task", start="start", end="end"),
+    Format("timewarrior", "json", "start", "start, end", only="id, start, end, tags, annotation",
+           project="tags", description="annotation"),
+    Format("watson", "json", "id, project, start, stop, tags", "id, project, start", end="stop", running="id"),
+    # This id is cut to 7 characters: no key.
+    Format("watson-csv", "csv", "id, start, stop, project, tags", "project, start", end="stop"),
+    Format("timetrap", "json", "id, sheet, start, end, note", "id, start, end", project="sheet", description="note"),
+    Format("timetrap-csv", "csv", "start, end, note, sheet", "start, end", project="sheet", description="note"),
+    Format("orgclock", "csv", "task, parents, category, start, end", "start, end",
+           project="category", description="task"),
     # Tempo. Its worklogs have a day and a length; the time of day is no part of them.
-    Format("tempo", "json", "tempoWorklogId, timeSpentSeconds, startDate", unit=SECONDS,
-           id="tempoWorklogId", user="author.emailAddress|author.accountId", project="issue.key|issue.id",
-           description="description", date="startDate", duration="timeSpentSeconds"),
-    Format("tempo-csv", "csv", "Issue Key, Hours, Work date", unit=HOURS,
-           user="Email|Username|Full name", project="Project Name|Project Key|Issue Key",
+    Format("tempo", "json", "tempoWorklogId, timeSpentSeconds, startDate", "description",
+           unit=SECONDS, id="tempoWorklogId", user="author.emailAddress|author.accountId",
+           project="issue.key|issue.id", date="startDate", duration="timeSpentSeconds"),
+    Format("tempo-csv", "csv", "Issue Key, Hours, Work date",
+           unit=HOURS, user="Email|Username|Full name", project="Project Name|Project Key|Issue Key",
            description="Work Description", date="Work date", duration="Hours", task="Issue Key"),
     # Anything else that names its columns as the API does; --map names those of the rest.
-    Format("generic", "csv", "date, project, hours", unit=HOURS, **(generic := {
-        "user": "user_id", "project": "project", "description": "description", "date": "date",
-        "duration": "hours", "external_id": "external_id"})),
-    Format("generic-json", "json", "date, project, hours", unit=HOURS, **generic),
+    *(Format(name, kind, "date, project, hours", "project, description, date, external_id",
+             unit=HOURS, user="user_id", duration="hours")
+      for name, kind in (("generic", "csv"), ("generic-json", "json"))),
 ]  # fmt: skip
 
 
@@ -378,7 +367,7 @@ def recognise(kind, names, options):
     """The format of a header or JSON shape. :raise Stop: none fits, or two do."""
     if options.map:
         name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
-        return Format(name, kind, ",".join(options.map.values()), HOURS, **options.map)
+        return Format(name, kind, ",".join(options.map.values()), unit=HOURS, **options.map)
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
     fits = [form for form in known if not form.missing(names) and set(names) <= (form.only or set(names))]
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
@@ -423,26 +412,23 @@ def read_source(file, options):
 
 def read_csv(text, first, options):
     """Rows of a CSV file. A row's line is where it begins, also when a cell holds line breaks."""
-    delimiter = max("\t;,", key=first.count)
-
-    def records():
-        text.seek(0)
-        rows, end = csv.reader(text, delimiter=delimiter, strict=True), 0
-        for cells in rows:
-            line, end = end + 1, rows.line_num
-            if any(cells):
-                yield line, cells
-
-    header = [name.strip() for name in next(records(), (1, []))[1]]
+    reader = functools.partial(csv.reader, text, delimiter=max("\t;,", key=first.count), strict=True)
+    header = [name.strip() for name in next(filter(any, reader()), [])]
     names = [f"{name} {place}" if name in header[:place] else name for place, name in enumerate(header)]
     form = recognise("csv", names, options)
-    row = functools.partial(Row, form, form.bind(names))
-    order = options.date_format
-    if order is None:
-        cells_of = (dict(zip(names, cells)) for _, cells in itertools.islice(records(), 1, None))
-        order = prove_order(filter(None, (row(None, 0, record).value("date") for record in cells_of)))
-    for line, cells in itertools.islice(records(), 1, None):
-        yield row(order, line, dict(zip(names, cells)))
+    places = form.bind(names)
+
+    def rows(order):
+        text.seek(0)
+        records, end = reader(), 0
+        for cells in records:
+            line, end = end + 1, records.line_num
+            if any(cells):
+                yield Row(form, places, order, line, dict(zip(names, cells)))
+
+    dates = (row.value("date") for row in itertools.islice(rows(None), 1, None))
+    order = options.date_format or prove_order(filter(None, dates))
+    yield from itertools.islice(rows(order), 1, None)
 
 
 def read_json(text, options):
@@ -525,12 +511,12 @@ def identify(row, user, day, start, options):
 
 
 def make_entry(row, user, day, start, options):
-    """A row as the API takes it. :raise Skip: it is of no length. :raise Unreadable: the column at fault, and why."""
+    """A row as the API takes it, None for one of no length. :raise Unreadable: the column at fault, and why."""
     if row.value("gone") is not None:
         return {"deleted": True}
     worked = worked_time(row, day, start, options)
     if not worked:
-        raise Skip
+        return None
     project, description = row.value("project") or options.project, row.value("description")
     if not project:
         raise Unreadable("project", "is not in the row; --project NAME says it")
@@ -757,13 +743,12 @@ def private_text(path):
 def read_env_file(path):
     """NAME=VALUE lines; quotes around a value and `export` before a name are taken off."""
     env = {}
-    for number, line in enumerate(private_text(path).splitlines(), start=1):
-        line = line.strip()
+    for number, line in enumerate(map(str.strip, private_text(path).splitlines()), start=1):
         name, equals, value = line.partition("=")
-        if line and not line.startswith("#"):
-            if not equals:
-                raise Stop(CONFIG, f"{path}, line {number}: expected NAME=VALUE.")
+        if equals and not line.startswith("#"):
             env[name.replace("export ", "").strip()] = value.strip().strip("\"'")
+        elif line and not line.startswith("#"):
+            raise Stop(CONFIG, f"{path}, line {number}: expected NAME=VALUE.")
     return env
 
 
@@ -938,19 +923,18 @@ class Run:
     def take(self, row):
         """Turn a row into an entry and queue it; a row that cannot be read is a reject and stops no other."""
         self.read += 1
-        numbered = fault = None
+        entry = numbered = fault = None
         try:
-            if str(row.value("running")) in ("True", "current"):
-                raise Skip
-            user = self.whose(row)
-            day, start = began(row, self.options)
-            key, numbered = identify(row, user, day, start, self.options)
-            entry = make_entry(row, user, day, start, self.options)
-        except Skip:
-            self.counts["skipped"] += 1
-            return
+            if str(row.value("running")) not in ("True", "current"):
+                user = self.whose(row)
+                day, start = began(row, self.options)
+                key, numbered = identify(row, user, day, start, self.options)
+                entry = make_entry(row, user, day, start, self.options)
         except Unreadable as problem:
             fault = dict(zip(("field", "detail"), problem.args))
+        if not entry and not fault:  # a timer that runs, or a row of no length
+            self.counts["skipped"] += 1
+            return
         # Equal keys are honest, of rows that began at once or are alike: a number tells them apart. A row that is
         # refused has its number too, if its key is known, and keeps it when it comes back mended.
         if numbered:
