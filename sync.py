@@ -219,6 +219,10 @@ class Format:
     unit        what a bare number in `duration` means: HOURS, SECONDS, or nothing we could trust (0)
     only        recognised only if no other column is there
     each        the list inside a JSON object that holds its rows
+
+    Roles that do not say it themselves: `running` is True or `current` while a timer runs (besides, an empty end says
+    so in every format), `gone` is filled when the tracker deleted the row, `surname` follows the user, and `client`
+    and `task` belong to the key where there is neither an id nor a start.
     """
 
     def __init__(self, name, kind, needs, plain="", unit=0, only="", each="", **roles):

@@ -2843,6 +2843,7 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(tmp_path):
     [
         pytest.param({7: "2026-02-30"}, "line 2: Start date '2026-02-30' is no date when read as YMD", id="date"),
         pytest.param({8: "25:00"}, "line 2: Start time '25:00' is not a time of day", id="time"),
+        pytest.param({8: "09:00:75"}, "line 2: Start time '09:00:75' is not a time of day", id="seconds"),
         pytest.param({3: "-"}, "line 2: project is not in the row; --project NAME says it", id="project"),
         pytest.param({0: "", 1: ""}, "line 2: user is not in the row", id="user"),
         pytest.param({10: "noon", 11: "long"}, "line 2: End time 'noon' is not a time of day", id="end-time"),
@@ -2905,6 +2906,14 @@ def test_external_id_is_a_key_as_it_stands(tmp_path):
     """Whoever gives an external_id means the same entry by it each time."""
     row = "k1,x,2026-11-02,P,2\n"
     assert keys_of(sync_print(tmp_path, "external_id," + HEADER + row + row)) == ["k1", "k1"]
+
+
+def test_second_column_of_a_name_hides_nothing(tmp_path):
+    """The first one counts, in the file of rejects too."""
+    text = "user_id,date,project,hours,project\nx,2026-11-02,P,1,Q\nx,2026-11-02,P,long,Q\n"
+    done = sync_print(tmp_path, text, "--rejects", tmp_path / "rejects")
+    (reject,) = map(json.loads, (tmp_path / "rejects").read_text().splitlines())
+    assert [json.loads(done.stdout)["project"], reject["row"]["project"]] == ["P", "P"]
 
 
 def test_corrected_hours_keep_the_key(tmp_path):
