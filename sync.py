@@ -428,6 +428,7 @@ def read_csv(text, first, options):
         for cells in records:
             line, end = end + 1, records.line_num
             if any(cells):
+                cells += [""] * (len(names) - len(cells))
                 yield Row(form, places, order, line, dict(zip(names, cells)))
 
     dates = (row.value("date") for row in itertools.islice(rows(None), 1, None))
@@ -957,8 +958,7 @@ class Run:
         named = " ".join(str(row.value(role)) for role in ("user", "surname") if row.value(role) is not None)
         self.named = self.named or named
         if self.options.user and named and named != self.named:
-            says = "--user would give all to one person."
-            raise Stop(USAGE, f"The input has rows of {self.named} and of {named}; {says}")
+            raise Stop(USAGE, f"There are rows of {self.named} and of {named}; --user would give all to one person.")
         if not self.options.user and not named:
             raise Unreadable("user", "is not in the row; --user EMAIL says it")
         return self.options.user or named
@@ -1020,18 +1020,18 @@ class Run:
         trackers = {tracker_of(key) for key in self.keys}
         live = [entry for entry in self.api.stored(*self.options.snapshot) if entry["user_id"] in self.people]
         live = [entry for entry in live if tracker_of(entry["external_id"]) in trackers]
-        missing = [entry for entry in live if entry["external_id"] not in self.keys]
-        for entry in missing:
-            if entry["approved"]:
+        gone = []
+        for entry in live:
+            if entry["external_id"] not in self.keys and entry["approved"]:
                 log.error("%s of %s is gone upstream but approved, so it stays", entry["external_id"], entry["date"])
-        gone = [entry for entry in missing if not entry["approved"]]
+            elif entry["external_id"] not in self.keys:
+                gone.append({"external_id": entry["external_id"], "deleted": True})
         limit = max(5, len(live) // 10) if self.options.max_delete is None else self.options.max_delete
         if len(gone) > limit:
             says = f"more than --max-delete {limit}. Is the export complete? If so, raise --max-delete."
             raise Stop(USAGE, f"{len(gone)} of {len(live)} entries are gone upstream, {says} Nothing was voided.")
         for start in range(0, len(gone), 1000):
-            rows = [{"external_id": entry["external_id"], "deleted": True} for entry in gone[start : start + 1000]]
-            for result in self.api.upload(rows, self.options.dry_run):
+            for result in self.api.upload(gone[start : start + 1000], self.options.dry_run):
                 self.read += 1
                 self.counts[result["status"]] += 1
 
@@ -1135,8 +1135,8 @@ def read_options(options):
                 raise ValueError
         options.snapshot = first.isoformat(), last.isoformat()
     if options.map:
-        roles = {role: role for role in ("date", "time", "start", "end", "duration", "project", "description", "id")}
-        roles |= {"user_id": "user", "hours": "duration", "external_id": "external_id"}
+        plain = "date", "time", "start", "end", "duration", "project", "description", "id", "external_id"
+        roles = {"user_id": "user", "hours": "duration", **dict(zip(plain, plain))}
         says = f"--map must be ROLE=COLUMN with commas between; roles are {', '.join(sorted(roles))}."
         with or_stop(USAGE, says, LookupError, TypeError):
             pairs = [re.fullmatch("(.*?)=(.+)", part) for part in options.map.split(",")]

@@ -2964,6 +2964,14 @@ def test_mended_rejects_have_the_keys_of_a_mended_export(tmp_path, text, options
     assert sorted(keys_of(first) + keys_of(again)) == sorted(keys_of(whole))
 
 
+def test_short_row_can_be_mended(tmp_path):
+    """A row that lacks its last cells is written with all columns, and known again."""
+    done = sync_print(tmp_path, HEADER + "x,2026-11-02,P\n", "--rejects", tmp_path / "rejects")
+    assert done.returncode == 65 and "line 2: hours is empty" in done.stderr
+    again = sync_print(tmp_path, (tmp_path / "rejects").read_text().replace('"hours": ""', '"hours": "2"'))
+    assert (again.returncode, len(keys_of(again))) == (0, 1)
+
+
 def test_rejects_never_overwrite_their_source(tmp_path):
     """The mended file is read, not emptied."""
     done = sync_print(tmp_path, HEADER + "x,bad,P,2\n", "--rejects", tmp_path / "export")
