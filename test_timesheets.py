@@ -1654,6 +1654,18 @@ def test_commit_is_synced_to_disk_and_the_next_start_finds_it(sqlite_api, tenant
         ]
 
 
+def test_hosts_that_start_at_once_share_an_empty_database(database):
+    """Whoever comes second to the making of the tables waits or does it over; nobody's start fails."""
+    start = "import sys, timesheets; db = timesheets.open_database(sys.argv[1]); input('ready\\n'); db.migrate(); db.close()"
+    command, pipe = [sys.executable, "-c", start, database], subprocess.PIPE
+    hosts = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=HERE) for _ in range(8)]
+    assert [host.stdout.readline() for host in hosts] == ["ready\n"] * 8
+    for host in hosts:
+        host.stdin.write("go\n")
+        host.stdin.flush()
+    assert [host.communicate(timeout=60)[1][-200:] for host in hosts] == [""] * 8
+
+
 def test_constraints_are_the_last_line_of_defence(sqlite_api):
     """What a bug above let through, the table still refuses."""
     sqlite_api.upload(row())

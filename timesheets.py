@@ -300,8 +300,26 @@ def may_wait():
     raise MustWait
 
 
+BUSY = (503, "database_busy", "The database is busy; try again.")
+AWAY = (503, "database_unavailable", "The database cannot be reached or written now; try again later.")
+FULL = (507, "storage_full", "The database's disk is full, so nothing was stored; try again later.")
+
+
 class RaceLost(Exception):
     """Two transactions met, and the database stopped this one. Nothing of it was stored; it may run again."""
+
+
+def run_to_the_end(work):
+    """Run `work` again while it loses races -> its result. :raise Problem: 503, it lost them all."""
+    attempt, give_up = 0, time.monotonic() + RACE_BUDGET
+    while True:
+        try:
+            return work()
+        except RaceLost as lost:
+            if time.monotonic() > give_up:
+                raise Problem(*BUSY, retry_after=5) from lost
+            attempt += 1
+            time.sleep(random.random() * min(0.01 * 2**attempt, 1))
 
 
 def fence(handler):
@@ -309,19 +327,13 @@ def fence(handler):
 
     @functools.wraps(handler)
     def fenced(**arguments):
-        attempt, give_up = 0, time.monotonic() + RACE_BUDGET
-        while time.monotonic() < give_up:
-            try:
-                return handler(**arguments)
-            except RaceLost:
-                attempt += 1
-                time.sleep(random.random() * min(0.01 * 2**attempt, 1))
-            except bottle.HTTPResponse:
-                raise
-            except Exception as fault:  # the one place that catches everything
-                log.exception("request %s failed", request["request_id"])
-                raise Problem(500, "internal_error", "Something went wrong in the API; its log says more.") from fault
-        raise Problem(503, "database_busy", "Too many changes met in the database; try again.", retry_after=5)
+        try:
+            return run_to_the_end(lambda: handler(**arguments))
+        except bottle.HTTPResponse:
+            raise
+        except Exception as fault:  # the one place that catches everything
+            log.exception("request %s failed", request["request_id"])
+            raise Problem(500, "internal_error", "Something went wrong in the API; its log says more.") from fault
 
     return fenced
 
@@ -361,10 +373,6 @@ SCHEMA = [
     ) STRICT
     """,
 ]
-
-BUSY = (503, "database_busy", "The database is busy; try again.")
-AWAY = (503, "database_unavailable", "The database cannot be reached or written now; try again later.")
-FULL = (507, "storage_full", "The database's disk is full, so nothing was stored; try again later.")
 
 
 class Database:
@@ -432,31 +440,34 @@ class Database:
         return range(last + 1, last + 1 + count)
 
     def prepare(self):
-        """Let readers and a writer work side by side (WAL). SQLite does not queue for this switch, so we do."""
-        for attempt in range(100):
-            with self.connection() as db, contextlib.suppress(*[sqlite3.OperationalError] * (attempt < 99)):
+        """Let readers and a writer work side by side (WAL). :raise RaceLost: SQLite does not queue for this switch."""
+        with self.connection() as db:
+            try:
                 db.execute("PRAGMA journal_mode = WAL")
-                return
-            time.sleep(0.05)
+            except sqlite3.OperationalError as fault:
+                if (fault.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY:
+                    raise
+                raise RaceLost(fault) from fault
+
+    def upgrade(self):
+        """Run the statements of each version of the schema that the database does not have yet; -> what it had."""
+        self.prepare()
+        with self.transaction() as db:
+            ((found,),) = db.execute(self.schema_version).fetchall()
+            for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
+                for statement in re.sub(r"--.*", "", statements).split(";"):
+                    db.execute(statement)
+                self.set_version(db, version)
+        return found
 
     def migrate(self):
         """Bring the schema to this version. :raise Faults: it is no database of ours, or a newer program's."""
         try:
-            self.prepare()
-            with self.transaction() as db:
-                ((found,),) = db.execute(self.schema_version).fetchall()
-                for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
-                    self.upgrade(db, version, re.sub(r"--.*", "", statements).split(";"))
+            found = run_to_the_end(self.upgrade)  # other processes start as well
         except (sqlite3.Error, Problem) as fault:
             raise Faults([f"DATABASE_URL is no database that can be used: {fault.__cause__ or fault}."]) from fault
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
-
-    def upgrade(self, db, version, statements):
-        """Run one version's statements, and note that the schema has this version."""
-        for statement in statements:
-            db.execute(statement)
-        self.set_version(db, version)
 
     def close(self):
         """Close the connections that nobody has borrowed."""
@@ -475,7 +486,10 @@ class Postgres(Database):
     """
 
     begin = "BEGIN ISOLATION LEVEL SERIALIZABLE"
-    schema_version = "SELECT coalesce(max(version), 0) FROM schema_version"
+    # To write the row while reading it makes hosts that start at once queue: all but the first then lose the race.
+    schema_version = (
+        "UPDATE schema_version SET version = 0 WHERE version = 0 RETURNING (SELECT max(version) FROM schema_version)"
+    )
 
     def __init__(self, url):
         try:
@@ -487,7 +501,10 @@ class Postgres(Database):
             psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.Error:  # whose text would show the password
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
-        self.url, self.errors = url, psycopg.errors
+        self.url, self.errors = url, (errors := psycopg.errors)
+        self.races = errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation
+        self.races += errors.DuplicateTable, errors.DuplicateObject  # of hosts that start at once
+        logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
         self.pool = psycopg_pool.ConnectionPool(
             url, min_size=1, max_size=THREADS, timeout=5, open=False, kwargs={"autocommit": True}
         )
@@ -500,8 +517,8 @@ class Postgres(Database):
         try:
             with self.pool.connection() as connection:
                 yield PostgresConnection(connection)
-        except (self.errors.SerializationFailure, self.errors.DeadlockDetected, self.errors.UniqueViolation) as fault:
-            raise RaceLost from fault
+        except self.races as fault:
+            raise RaceLost(fault) from fault
         except self.errors.DiskFull as fault:
             raise Problem(*FULL, reason=fault, retry_after=5) from fault
         except (self.errors.OperationalError, self.errors.ReadOnlySqlTransaction) as fault:
@@ -515,11 +532,10 @@ class Postgres(Database):
 
     def prepare(self):
         """Make the table that knows the schema's version, and the source of ids."""
-        for attempt in range(10):
-            with contextlib.suppress(*[RaceLost] * (attempt < 9)), self.connection() as db:  # other hosts start as well
-                db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
-                db.execute("CREATE SEQUENCE IF NOT EXISTS entry_id")
-                return
+        with self.connection() as db:
+            db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
+            db.execute("INSERT INTO schema_version VALUES (0) ON CONFLICT DO NOTHING")
+            db.execute("CREATE SEQUENCE IF NOT EXISTS entry_id")
 
     def close(self):
         """Close the pool."""
