@@ -572,7 +572,7 @@ def ended(row, day, start, options):
 
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 TRIES, TIMEOUT, DEADLINE, LARGEST = 5, 30, 480, 64 * 1024 * 1024  # seconds for one answer and for the whole run; bytes
-AGAIN = {402, 408, 425, 429, 500, 502, 503, 504}  # a tracker's 402 is a quota, which comes back
+AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, which comes back
 
 
 def safe_url(name, url):
@@ -625,14 +625,14 @@ def persist(what, request, deadline):
         headers = {}
         try:
             status, headers, body = send(request, deadline)
-            if status not in AGAIN:
+            if status < 500 and status not in AGAIN:
                 return status, headers, body
-            trouble = f"{what} answered {status}"
+            trouble = f"{what} at {request.host} answered {status}"
         except (OSError, http.client.HTTPException) as fault:
             reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({reason.verify_message}).") from None
-            trouble = f"{what} cannot be reached ({reason})"
+            trouble = f"{what} at {request.host} cannot be reached ({reason})"
         wait = pause(headers, attempt)
         if attempt + 1 == TRIES or clock() + wait > deadline:
             break
@@ -781,7 +781,7 @@ def read_token(status, body, settings):
         answer = None
     if not isinstance(answer, dict):
         says = f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}"
-        raise Stop(LATER if status >= 500 else DENIED, says)
+        raise Stop(DENIED, says)
     if status != 200:
         raise Stop(DENIED, refused(status, f"{answer.get('error')}: {answer.get('error_description')}", settings))
     token, lifetime = answer.get("access_token"), answer.get("expires_in")
@@ -862,10 +862,8 @@ class Api:
             if status != 401 or fresh:
                 break
             self.token = cached_token(self.settings, self.folder, self.deadline, fresh=True)
-        trouble = LATER if status >= 500 else CONFIG
-        with or_stop(
-            trouble, f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?", ValueError
-        ):
+        says = f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?"
+        with or_stop(CONFIG, says, ValueError):
             answer = json.loads(text)
         detail = answer.get("detail", "") if isinstance(answer, dict) else ""
         if status == 401:
@@ -874,7 +872,7 @@ class Api:
         if status == 403:
             raise Stop(DENIED, f"The API says: {detail} {ADD_SCOPE}")
         if status not in (200, 413):
-            raise Stop(trouble, f"The API answered {status}: {detail}")
+            raise Stop(CONFIG, f"The API answered {status}: {detail}")
         return status, headers, answer
 
     def upload(self, rows, dry_run):

@@ -502,8 +502,10 @@ class Postgres(Database):
         except psycopg.Error:  # whose text would show the password
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
         self.url, self.errors = url, (errors := psycopg.errors)
-        self.races = errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation
-        self.races += errors.DuplicateTable, errors.DuplicateObject  # of hosts that start at once
+        self.races = (  # with others' transactions; and with the making of the tables by hosts that start at once
+            *(errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation),
+            *(errors.DuplicateTable, errors.DuplicateObject),
+        )
         logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
         self.pool = psycopg_pool.ConnectionPool(
             url, min_size=1, max_size=THREADS, timeout=5, open=False, kwargs={"autocommit": True}
