@@ -47,7 +47,7 @@ from typing import Any
 import pytest
 
 if __name__ == "__main__":  # here already, because pytest wants to be the first to import the rest
-    quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore:'cgi' is deprecated"]
+    quiet = ["-q", "-rs", "-p", "no:cacheprovider", "-W", "ignore:'cgi' is deprecated"]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
 
 import jwt
