@@ -1346,6 +1346,7 @@ def uploaded():
 
     :return 200: Entries
     """
+    may_wait()  # a client's entries may be few, and far between
     return answer_entries("source = ? AND external_id IS NOT NULL", [request["caller"].client])
 
 
