@@ -47,7 +47,10 @@ from typing import Any
 import pytest
 
 if __name__ == "__main__":  # here already, because pytest wants to be the first to import the rest
-    quiet = ["-q", "-rs", "-p", "no:cacheprovider", "-W", "ignore:'cgi' is deprecated"]
+    for variable, tests in (("TEST_DATABASE_URL", "tests on PostgreSQL"), ("HEAVY", "long tests")):
+        if variable not in os.environ:
+            print(f"{variable} is not set, so the {tests} are skipped.", flush=True)
+    quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore:'cgi' is deprecated"]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
 
 import jwt
