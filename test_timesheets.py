@@ -2184,7 +2184,7 @@ def test_explain_without_the_token_it_was_promised(tenant, words):
             ["://...127.0.0.1:9/x?..."],
             id="secret",
         ),
-        pytest.param({"PYTHONIOENCODING": "ascii"}, 0, ["? database   answers"], id="plain-terminal"),
+        pytest.param({"PYTHONIOENCODING": "ascii"}, 0, ["\\N{CHECK MARK} database   answers"], id="plain-terminal"),
     ],
 )
 def test_explain_checks_the_set_up(tenant, tmp_path, changes, status, says):

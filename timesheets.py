@@ -2140,8 +2140,8 @@ def main(arguments):
     parser.add_argument("token", nargs="*", help="the token to explain; - reads it from standard input")
     given = vars(parser.parse_args(arguments))
     command, words = given.pop("command"), given.pop("token")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a tick shows a question mark
-        sys.stdout.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a tick shows its name
+        sys.stdout.reconfigure(errors="namereplace")
     try:
         settings = Settings.from_env(os.environ | {name: value for name, value in given.items() if value is not None})
         if command:
