@@ -327,6 +327,7 @@ FORMATS = [
 
 SPACES = re.compile(r"[\x00-\x20\x7f-\xa0]+")
 UNDECODED = re.compile("[\udc80-\udcff]")
+MORE = "(more cells than the header has)"
 TOP = ("time_entries", "results", "data", "timeEntries")  # where APIs keep the list inside their answer
 
 
@@ -339,6 +340,7 @@ class Row(typing.NamedTuple):
     line: int
     record: dict
     number: int = 0  # among rows with an equal key, from 1; 0 if it is to be counted
+    key: typing.Optional[str] = None  # without its number; of a mended reject, what it was, "" if that was not known
 
     def value(self, role):
         """The first filled value among a role's columns; trackers write nothing as an empty cell or as `-`."""
@@ -429,7 +431,8 @@ def read_csv(text, first, options):
             line, end = end + 1, records.line_num
             if any(cells):
                 cells += [""] * (len(names) - len(cells))
-                yield Row(form, places, order, line, dict(zip(names, cells)))
+                more = {MORE: ", ".join(cells[len(names) :])} if any(cells[len(names) :]) else {}
+                yield Row(form, places, order, line, {**dict(zip(names, cells)), **more})
 
     dates = (row.value("date") for row in itertools.islice(rows(None), 1, None))
     order = options.date_format or prove_order(filter(None, dates))
@@ -449,8 +452,10 @@ def read_json(text, options):
     form = recognise("json", names | {f"{name}.{part}" for name, value in inner for part in value}, options)
     places = form.bind(())
     for number, row in enumerate(rows, start=1):
-        inside = row.get(form.each) or [{}]
-        for record in [{**row, **part, form.each: None} for part in inside] if form.each else [row]:
+        inside = (row.get(form.each) if form.each else None) or [{}]
+        with or_stop(NO_INPUT, f"Row {number}: {form.each} is no list of objects.", TypeError):
+            records = [{**row, **part, form.each: None} if form.each else row for part in inside]
+        for record in records:
             yield Row(form, places, options.date_format, number, record)
 
 
@@ -470,11 +475,12 @@ def listed(data):
 def read_rejects(text, options):
     """Rows of a mended file of rejects: they keep their number among equal ones, so that they keep their keys.
 
-    A row whose start could not be read has no number yet. It comes last, and is counted after those of this file; it
-    cannot know of an equal row that was taken at once, and replaces that until the mended export is uploaded as well.
+    A row whose start could not be read has no number yet: it comes last, and is counted after those of this file.
     """
     forms, rows = {form.name: form for form in FORMATS}, []
     for line, written in enumerate(text, start=1):
+        if not written.strip():
+            continue
         says = f"Line {line} is not as --rejects writes it; mend only its row."
         with or_stop(NO_INPUT, says, ValueError, LookupError, TypeError):
             reject = json.loads(written)
@@ -483,7 +489,8 @@ def read_rejects(text, options):
             form = recognise(form.kind, list(record), options)
         elif form.source == "generic" and form.missing(record):
             raise Stop(USAGE, f"Line {line} has columns of its own: use the --map that the first run had.")
-        rows.append(Row(form, form.bind(list(record)), options.date_format, line, record, number))
+        key = str(reject.get("key") or "")
+        rows.append(Row(form, form.bind(list(record)), options.date_format, line, record, number, key))
     return sorted(rows, key=lambda row: row.number == 0)
 
 
@@ -507,7 +514,7 @@ def identify(row, user, day, start, options):
     """
     given, number = row.value("external_id"), row.value("id")
     if given is not None or number is not None:
-        return str(given or f"{row.form.source}:{user}:{number}"), False
+        return str(given) if given is not None else f"{row.form.source}:{user}:{number}", False
     if start:
         return f"{row.form.source}:{user}:{start.isoformat()}", True
     own = [day, row.value("project") or options.project, row.value("description")]
@@ -571,6 +578,7 @@ def ended(row, day, start, options):
 # failed together do not come back together. It is safe: the API knows each row by its key, and takes it once.
 
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+SECONDS_ASKED = re.compile(r"\d{1,12}", re.ASCII)
 TRIES, TIMEOUT, DEADLINE, LARGEST = 5, 30, 480, 64 * 1024 * 1024  # seconds for one answer and for the whole run; bytes
 AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, which comes back
 
@@ -580,7 +588,7 @@ def safe_url(name, url):
     says = f"{name} is not a web address that can be used."
     with or_stop(CONFIG, says, ValueError):
         parts = urllib.parse.urlsplit(url)
-        if not parts.hostname or parts.port == 0 or not url.isprintable() or " " in url:
+        if not parts.hostname or parts.port == 0 or not url.isprintable() or " " in url or not url.isascii():
             raise Stop(CONFIG, says)
     if parts.scheme != "https" and not (parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname)):
         raise Stop(CONFIG, f"{name} must start with https://, because what goes over http:// can be read on its way.")
@@ -607,12 +615,16 @@ def send(request, deadline):
 
 def pause(headers, attempt):
     """Seconds to wait before another try: what the server asks for, else a random time that doubles (full jitter)."""
-    asked, reset = headers.get("Retry-After") or "", headers.get("x-ratelimit-reset") or ""
-    if asked.isdecimal():
+    asked, reset = (headers.get(name) or "" for name in ("Retry-After", "x-ratelimit-reset"))
+    if SECONDS_ASKED.fullmatch(asked):
         return int(asked)
     with contextlib.suppress(ValueError, TypeError):  # absent, or no date
         return max(0, email.utils.parsedate_to_datetime(asked).timestamp() - clock())
-    return max(0, int(reset) - clock()) if reset.isdecimal() else random.uniform(1, min(60, 2 ** (attempt + 1)))
+    return (
+        max(0, int(reset) - clock())
+        if SECONDS_ASKED.fullmatch(reset)
+        else random.uniform(1, min(60, 2 ** (attempt + 1)))
+    )
 
 
 def persist(what, request, deadline):
@@ -648,18 +660,23 @@ def from_url(address, options, deadline):
     address = address.replace("{from}", first).replace("{to}", last)
     # Toggl's reports are asked for with a POST, and name the next page in headers, as a cursor for the next body.
     period = {"start_date": first, "end_date": last} if address.endswith("/search/time_entries") else None
-    page, asked, once = (address.replace("{page}", "1"), period), [], {}
+    page, asked, kept = (address.replace("{page}", "1"), period), [], collections.Counter()
     while page:
         if page in asked:
             raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing was uploaded.")
         asked.append(page)
         headers, text = download(*page, options.authorization, deadline)
-        if text[:1] not in (b"[", b"{"):
+        if text.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] not in (b"[", b"{"):
+            if len(asked) > 1 or next_page(None, headers, page[0]):
+                raise Stop(
+                    NO_INPUT, "The tracker's answer has several pages, and not all are JSON; nothing was uploaded."
+                )
             return io.BytesIO(text)
         found = parse_json(text)
         rows = listed(found)
-        # A row that is added while we page moves another from one page to the next, where it comes again.
-        once.update((json.dumps(row, sort_keys=True), None) for row in rows)
+        # A row that is added while we page moves another from one page to the next, where it comes again. Equal rows of
+        # one page are honest.
+        kept |= collections.Counter(json.dumps(row, sort_keys=True) for row in rows)
         if period and headers.get("X-Next-ID"):
             cursor = {"first_id": headers["X-Next-ID"], "first_row_number": headers.get("X-Next-Row-Number")}
             page = address, {**period, **cursor}
@@ -667,7 +684,7 @@ def from_url(address, options, deadline):
             page = following, period
         else:
             page = (address.replace("{page}", str(len(asked) + 1)), period) if "{page}" in address and rows else None
-    return io.BytesIO(f"[{', '.join(once)}]".encode())
+    return io.BytesIO(f"[{', '.join(kept.elements())}]".encode())
 
 
 def download(address, body, authorization, deadline):
@@ -698,9 +715,12 @@ def next_page(found, headers, here):
     places = [found.get(name) for name in ("links", "metadata")] if isinstance(found, dict) else []
     inside = [place["next"] for place in places if isinstance(place, dict) and place.get("next")]
     following = linked(headers) or (inside[0] if inside else "")
-    following = following and urllib.parse.urljoin(here, following)
-    if following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
-        raise Stop(NO_INPUT, "The tracker's next page is on another host; its authorization does not follow there.")
+    following = following.get("href") if isinstance(following, dict) else following
+    with or_stop(NO_INPUT, "The tracker names a next page without an address.", ValueError, TypeError, AttributeError):
+        following = following and urllib.parse.urljoin(here, following)
+        if following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
+            says = "The tracker's next page is on another host; its authorization does not follow there."
+            raise Stop(NO_INPUT, says)
     return following
 
 
@@ -897,7 +917,8 @@ class Api:
         while path:
             _, headers, entries = self.call(path)
             yield from entries
-            path = urllib.parse.urlsplit(linked(headers))._replace(scheme="", netloc="").geturl()
+            query = urllib.parse.urlsplit(linked(headers)).query  # the path is ours, whatever stands before the API
+            path = f"/timesheets/upload?{query}" if query else ""
 
 
 # ---- The run: read, upload, void, account ----
@@ -911,7 +932,7 @@ class Run:
 
     def __init__(self, options, api):
         self.options, self.api = options, api
-        self.read, self.counts, self.chunk, self.queued = 0, collections.Counter(), [], {}
+        self.read, self.counts, self.chunk, self.sent = 0, collections.Counter(), [], {}
         self.seen, self.keys, self.people, self.named = collections.Counter(), set(), set(), ""
         self.unreadable, self.rejects_file = 0, None
 
@@ -926,8 +947,11 @@ class Run:
     def take(self, row):
         """Turn a row into an entry and queue it; a row that cannot be read is a reject and stops no other."""
         self.read += 1
-        entry = numbered = fault = None
+        entry = fault = key = None
+        numbered = changed = False
         try:
+            if row.record.get(MORE):
+                raise Unreadable(MORE, "is a comma not quoted?")
             if str(row.value("running")) not in ("True", "current"):
                 user = self.whose(row)
                 day, start = began(row, self.options)
@@ -939,9 +963,11 @@ class Run:
             self.counts["skipped"] += 1
             return
         # Equal keys are honest, of rows that began at once or are alike: a number tells them apart. A row that is
-        # refused has its number too, if its key is known, and keeps it when it comes back mended.
+        # refused has its number too, if its key is known, and keeps it when it comes back mended; a mend that changes
+        # the key makes it another row.
         if numbered:
-            row = row._replace(number=self.count(key, row.number))
+            changed = row.key not in (None, key)
+            row = row._replace(number=self.count(key, 0 if changed else row.number), key=key)
             key += f":{row.number}" if row.number > 1 else ""
         if fault:
             self.unreadable += 1
@@ -949,7 +975,7 @@ class Run:
         else:
             if len(key) > 200:
                 key = f"{row.form.source}:{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
-            self.queue(key, user, entry, row)
+            self.queue(key, user, entry, row, changed)
 
     def whose(self, row):
         """Whose row it is: as it says, or as --user says. :raise Stop: --user would make one person of two."""
@@ -962,17 +988,13 @@ class Run:
         return self.options.user or named
 
     def count(self, key, number=0):
-        """A row's number among those of this source that have its key; a mended reject comes with one.
-
-        A million keys would fill 150 MB; their hashes take half of that, and of ten million keys two share one with a
-        chance of 1 in 20,000.
-        """
-        mark = hash(key) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
+        """A row's number among those of this source that have its key; a mended reject comes with one."""
+        mark = short(key)
         self.seen[mark] = max(self.seen[mark], number) if number else self.seen[mark] + 1
         return number or self.seen[mark]
 
-    def queue(self, key, user, entry, row):
-        """Print an entry, or have it uploaded with the next chunk."""
+    def queue(self, key, user, entry, row, changed):
+        """Print an entry, or have it uploaded with the next chunk; once, of sources that overlap."""
         sent = {"external_id": key, **entry}
         if self.options.print:
             print(json.dumps(sent, ensure_ascii=False))
@@ -980,23 +1002,39 @@ class Run:
         if self.options.snapshot:
             self.keys.add(key)
             self.people.add(user)
-        if self.queued.get(key) == sent:  # sources that overlap, or a page that shifted while it was read
+        mark, said = short(key), short(json.dumps(entry))
+        if mark not in self.sent:
+            self.sent[mark] = said
+            self.chunk.append((sent, row, changed))
+        elif self.sent[mark] == said:
             self.counts["skipped"] += 1
-            return
-        self.queued[key] = sent
-        self.chunk.append((sent, row))
+        else:
+            says = "is the key of an earlier row, which says something else; one of the two must be wrong"
+            self.reject(row, [{"field": "external_id", "detail": says}])
         if len(self.chunk) == 1000:
             self.flush()
 
     def flush(self):
-        """Upload what is queued and note each row's outcome."""
-        results = self.api.upload([sent for sent, _ in self.chunk], self.options.dry_run) if self.chunk else []
-        for result, (_, row) in zip(results, self.chunk):
+        """Upload what is queued and note each row's outcome.
+
+        A mend that makes a reject another row must not replace an entry that is there: the API is asked first.
+        """
+        changed = [sent for sent, _, changed in self.chunk if changed]
+        asked = self.api.upload(changed, dry_run=True) if changed else []
+        there, kept = {result["external_id"] for result in asked if result["status"] == "updated"}, []
+        for sent, row, _ in self.chunk:
+            if sent["external_id"] in there:
+                says = "there is another entry with this day and start already; upload the mended export instead"
+                self.reject(row, [{"field": row.column("start" if "start" in row.places else "date"), "detail": says}])
+            else:
+                kept.append((sent, row))
+        results = self.api.upload([sent for sent, _ in kept], self.options.dry_run) if kept else []
+        for result, (_, row) in zip(results, kept):
             if result["status"] == "rejected":
                 self.reject(row, result["errors"])
             else:
                 self.counts[result["status"]] += 1
-        self.chunk, self.queued = [], {}
+        self.chunk = []
 
     def reject(self, row, errors):
         """Note a row that was not taken: where it stands, what it says, why."""
@@ -1004,7 +1042,8 @@ class Run:
         log.error("line %s: %s", row.line, "; ".join(f"{error['field']} {error['detail']}" for error in errors))
         log.info("    %s", ", ".join(str(value) for value in row.record.values()))
         if self.options.rejects:
-            kept = {"line": row.line, "format": row.form.name, "occurrence": row.number, "row": row.record}
+            kept = {"line": row.line, "format": row.form.name, "key": row.key, "occurrence": row.number}
+            kept["row"] = row.record
             print(json.dumps({**kept, "errors": errors}, ensure_ascii=False), file=self.rejects_file)
 
     def void_missing(self):
@@ -1041,6 +1080,13 @@ class Run:
         changed = sum(self.counts[outcome] for outcome in ("created", "updated", "deleted", "rejected"))
         line = f"{'dry run: ' if self.options.dry_run else ''}{self.read} rows: {said or 'nothing to do'}"
         log.log(logging.WARNING if changed else logging.INFO, line)
+
+
+def short(text):
+    """What stands for a text where a million are remembered: they would fill 150 MB, their hashes take half of that,
+    and of ten million texts two share one with a chance of 1 in 20,000.
+    """
+    return hash(text) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
 
 
 def tracker_of(key):
@@ -1099,8 +1145,9 @@ def parse_options(arguments):
     add("source", nargs="+", metavar="SOURCE", help="a file, - for standard input, or a URL with {from} and {to}; "
         "SOURCE_AUTHORIZATION is its Authorization header, or another one if written `X-Api-Key: KEY`")
     add("--format", default="auto", help=f"the export's format, if it cannot be told: {formats}")
-    add("--user", metavar="EMAIL", help="whose rows these are, for exports that do not say, or not by e-mail")
-    add("--project", metavar="NAME", help="the project of all rows, for exports that do not say")
+    add("--user", type=str.strip, metavar="EMAIL", help="whose rows these are, for exports that do not say, or not by "
+        "e-mail")
+    add("--project", type=str.strip, metavar="NAME", help="the project of all rows, for exports that do not say")
     add("--map", metavar="user_id=Who,date=Day", help="which column is what, in any other input")
     add("--date-format", choices=sorted(ORDERS), help="the order in 03/04/2026, if no date in the input proves it")
     add("--tz", metavar="ZONE", help="where the person works: Europe/Berlin")
@@ -1170,6 +1217,8 @@ def run(options):
         api = None
         env = {**(read_env_file(options.env_file) if options.env_file else {}), **os.environ}
         options.authorization = env.get("SOURCE_AUTHORIZATION", "").strip()
+        if not (options.authorization.isascii() and options.authorization.isprintable()):
+            raise Stop(CONFIG, "SOURCE_AUTHORIZATION holds a line break or another character that no header can.")
         if not options.print:
             settings, folder = read_settings(env), state_folder(options)
             stack.enter_context(only_one(folder))

@@ -2865,6 +2865,7 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(tmp_path):
         pytest.param({0: "", 1: ""}, "line 2: user is not in the row", id="user"),
         pytest.param({10: "noon", 11: "long"}, "line 2: End time 'noon' is not a time of day", id="end-time"),
         pytest.param({9: "2026-11-01", 11: ""}, "line 2: End time is before the start", id="backwards"),
+        pytest.param({12: ",8"}, "line 2: (more cells than the header has) is a comma not quoted?", id="extra-cell"),
         pytest.param(
             {5: "caf\udce9"}, "line 2: Description is not UTF-8; export as CSV UTF-8, or as JSON", id="latin-1"
         ),
@@ -3047,9 +3048,14 @@ class Relay(http.server.BaseHTTPRequestHandler):
         if fault is None or fault.endswith("after commit"):
             headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if self.headers[name]}
             connection = http.client.HTTPConnection("127.0.0.1", server.target)
-            connection.request(self.command, self.path, body, headers)
+            prefix = "/api" if self.path.startswith("/api/") else ""  # as a proxy does that takes a prefix off
+            connection.request(self.command, self.path.removeprefix(prefix), body, headers)
             answer = connection.getresponse()
-            status, sent, headers = answer.status, answer.read(), {"Link": answer.headers["Link"] or ""}
+            status, sent, headers = (
+                answer.status,
+                answer.read(),
+                {"Link": (answer.headers["Link"] or "").replace("<", "<" + prefix)},
+            )
             connection.close()
         if fault is not None:
             status, sent, headers = {
@@ -3243,6 +3249,69 @@ def test_mended_rejects_feed_back_under_the_same_keys(world):
     assert world.sync()[1] == "1 rows: 1 created\n"
     world.file.write_text(good)
     assert world.sync() == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "right"),
+    [
+        pytest.param(
+            TOGGL + "".join(ROW.format(f"{year}-11-20", f"{year}-11-20") for year in (2026, 2062)),
+            {"Start date": "2026-11-20", "End date": "2026-11-20", "End time": "12:00:00", "Duration": "03:00:00"},
+            "Start date there is another entry",
+            id="start",
+        ),
+        pytest.param(
+            HARVEST + "2026-11-20,Big,Web,,T,n,3,Yes,Kim,Allen\n2026-11-20,Big,,,T,n,2,Yes,Kim,Allen\n",
+            {"Project": "Web"},
+            "Date there is another entry",
+            id="project",
+        ),
+    ],
+)
+def test_a_mend_never_replaces_another_entry(world, text, place, right):
+    """A mend that changes what a row is known by may hit one that came in; hours are refused, and never lost."""
+    world.file.write_text(text)
+    rejects = world.folder / "rejects.jsonl"
+    assert world.sync("--rejects", str(rejects))[0] == 65
+    before = world.table()
+    reject = json.loads(rejects.read_text())
+    reject["row"] |= place
+    world.file.write_text("\n" + json.dumps(reject) + "\n")
+    status, said = world.sync()
+    assert (status, world.table()) == (65, before) and len(before) == 1 and right in said
+
+
+@pytest.mark.parametrize("between", [1, 1000], ids=["one-chunk", "two-chunks"])
+def test_two_rows_of_one_key_are_told_wherever_they_stand(world, between):
+    """Which of the two is right cannot be known; the first stays, however often the job runs."""
+    entry = {"user_id": "x", "date": "2026-11-02", "project": "P"}
+    keys = ["dup", *range(between), "dup"]
+    rows = [{**entry, "external_id": str(key), "hours": 1 + (n > 0)} for n, key in enumerate(keys)]
+    world.file.write_text(json.dumps(rows))
+    for outcome in ("created", "unchanged"):
+        status, said = world.sync("-v")
+        assert status == 65 and f"{between + 1} {outcome}, 1 rejected" in said and "earlier row" in said
+    assert ("dup", 3_600, 0, 0) in world.table()
+
+
+def test_snapshot_of_many_pages_behind_a_prefix(world, monkeypatch):
+    """The API may stand below a path of its host; its second page stands there too."""
+    monkeypatch.setenv("TIMESHEETS_URL", world.env["TIMESHEETS_URL"] + "/api")
+    world.write(*range(-1_050, 1))
+    assert world.sync() == (0, "1051 rows: 1051 created\n")
+    world.write(*range(-1_050, 0))
+    assert world.sync("--snapshot", f"{november(-1_050)}..{november(0)}") == (
+        0,
+        "1051 rows: 1050 unchanged, 1 deleted\n",
+    )
+
+
+def test_spaces_around_a_name_make_nobody_else(world):
+    """--user is trimmed as the API trims it, or a snapshot would look for somebody who is not there."""
+    lines = ["2026-11-02 09:00,2026-11-02 10:00,,P\n", "2026-11-03 09:00,2026-11-03 10:00,,P\n"]
+    for count, said in ((2, "2 rows: 2 created\n"), (1, "2 rows: 1 unchanged, 1 deleted\n")):
+        world.file.write_text("start,end,note,sheet\n" + "".join(lines[:count]))
+        assert world.sync("--user", " s@x ", "--snapshot", "2026-11-01..2026-11-30") == (0, said)
 
 
 def test_exports_that_overlap_are_uploaded_once(world):
@@ -3787,6 +3856,72 @@ def test_url_source_is_read_page_by_page(world, monkeypatch, path, pages, asked)
         method_wanted, _, part = wanted.partition(" ")
         assert method == method_wanted and part in path + body and headers["Authorization"] == "Basic dG9rZW4="
     assert "{" not in first[1]
+
+
+EQUAL = {"user_id": "a@x", "date": "2026-11-02", "project": "P", "hours": 1}
+
+
+@pytest.mark.parametrize(
+    "before", [b"\n", b"\xef\xbb\xbf", b" \r\n\t"], ids=["line-break", "byte-order-mark", "blanks"]
+)
+def test_pages_of_json_after_anything_blank(world, before):
+    """What stands before the bracket does not make the first page the only one; equal rows of a page all count."""
+
+    class Tracker(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            first = self.path == "/"
+            sent = before + json.dumps([EQUAL, EQUAL] if first else [EQUAL | {"hours": 2, "project": "Q"}]).encode()
+            self.send_response(200)
+            for name, value in {"Content-Length": str(len(sent)), "Link": '</2>; rel="next"' if first else ""}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Tracker) as tracker:
+        world.file = f"http://127.0.0.1:{tracker.server_port}/"
+        assert world.sync() == (0, "3 rows: 3 created\n")
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers", "secret", "status", "says"),
+    [
+        pytest.param("[]", {}, "Bearer SECRET1\nx", 78, "SOURCE_AUTHORIZATION holds", id="secret-with-a-line-break"),
+        pytest.param(
+            "[]", {}, "Bearer SECRET1\u2019", 78, "SOURCE_AUTHORIZATION holds", id="secret-with-a-curly-quote"
+        ),
+        pytest.param('{"data": [], "links": {"next": [1]}}', {}, "", 66, "without an address", id="next-is-a-list"),
+        pytest.param("[]", {"Link": '<http://[bad>; rel="next"'}, "", 66, "without an address", id="next-is-broken"),
+        pytest.param("a,b\n", {"Link": '</2>; rel="next"'}, "", 66, "not all are JSON", id="pages-of-csv"),
+        pytest.param(json.dumps([REPORTS[0] | {"time_entries": [1]}]), {}, "", 66, "no list of objects", id="report"),
+    ],
+)
+def test_trackers_oddity_is_a_sentence(world, monkeypatch, sent, headers, secret, status, says):
+    """Neither a traceback nor a secret reaches the cron mail."""
+
+    class Tracker(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            for name, value in {"Content-Length": str(len(sent)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(sent.encode())
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("SOURCE_AUTHORIZATION", secret)
+    with serving(Tracker) as tracker:
+        world.file = f"http://127.0.0.1:{tracker.server_port}/"
+        found, said = world.sync("--tz", "UTC")
+    assert found == status and says in said and "SECRET1" not in said
+
+
+def test_endless_retry_after_is_no_number(monkeypatch):
+    """A pause of 5,000 digits is as good as none said."""
+    assert 1 <= sync.pause({"Retry-After": "9" * 5_000, "x-ratelimit-reset": "9" * 5_000}, 0) <= 2
 
 
 @pytest.mark.parametrize(
