@@ -241,10 +241,12 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(20)
 
-    def raw(self, data):
-        """Send bytes that no client library has tidied -> (status, headers, body)."""
+    def raw(self, data, then=None):
+        """Send bytes that no client library has tidied, and half close if `then` -> (status, headers, body)."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             connection.sendall(data)
+            if then is not None:
+                connection.shutdown(then)
             answer = http.client.HTTPResponse(connection, method=data.split(b" ", 1)[0].decode())
             answer.begin()
             return answer.status, answer.headers, answer.read()
@@ -788,6 +790,23 @@ def test_a_slow_issuer_delays_nobody_who_has_a_known_key(keyed, monkeypatch, fau
     assert not keyed.app.keys.thread.is_alive()  # so the next attempt is not held up
 
 
+def test_made_up_keys_do_not_hold_every_thread(keyed):
+    """While the issuer dawdles, half the threads may wait for it; the next caller is sent away long before they are."""
+    keyed.tenant.fail(JWKS, "slow")
+    token = unknown(keyed)
+    callers = [threading.Thread(target=status, args=(keyed, token)) for _ in range(timesheets.THREADS // 2)]
+    for caller in callers:
+        caller.start()
+    while keyed.app.keys.patient.acquire(blocking=False):  # until all of them wait
+        keyed.app.keys.patient.release()
+        time.sleep(0.01)
+    assert status(keyed, token) == UNAVAILABLE
+    assert all(caller.is_alive() for caller in callers)
+    keyed.tenant.heal()
+    for caller in callers:
+        caller.join()
+
+
 def test_keys_recover_when_the_issuer_does(keyed):
     """After an outage the next attempt ends the 503."""
     keyed.tenant.fail(JWKS, "500")
@@ -890,6 +909,12 @@ def test_issuer_is_read_from_the_domain(domain, issuer):
         pytest.param({"WORKERS": "0"}, "WORKERS must be a whole number from 1 to 64", id="workers"),
         pytest.param({"TLS_CERT": __file__}, "TLS_CERT and TLS_KEY belong together", id="half-a-certificate"),
         pytest.param({"TLS_CERT": __file__, "TLS_KEY": "no.pem"}, "TLS_KEY names no file: no.pem.", id="no-key"),
+        *(
+            pytest.param({"CORS_ORIGINS": origin}, "CORS_ORIGINS must", id=f"origin-{n}")
+            for n, origin in enumerate(
+                ["*", "https://App.x", "https://a.x:443", "https://a.x/", "https://*.x", "https://a b.x"]
+            )
+        ),
     ],
 )
 def test_setting_at_fault_is_named(changes, sentence):
@@ -1281,6 +1306,14 @@ def test_body_that_is_no_upload(live, tenant, body, kind, status, code, words):
     problem = json.loads(answer)
     assert (found, problem["code"]) == (status, code)
     assert words in problem["detail"]
+
+
+def test_body_that_ends_early_is_not_taken_for_whole(live, tenant):
+    """What is short of its Content-Length was cut off, even where what came looks complete."""
+    head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.machine('batch:upload')}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 50\r\nConnection: close\r\n\r\n[]"
+    found, _, body = live.raw(head.encode(), then=socket.SHUT_WR)
+    assert (found, json.loads(body)["code"]) == (400, "malformed_json") and b"Content-Length" in body
 
 
 def test_chunked_body_is_read_and_limited(live, tenant):
@@ -2126,6 +2159,7 @@ EXPLAINED = [  # what is explained, the exit status, what the lines say
     ("exp-absurd", lambda t: t.machine(exp=10**400), 1, ["✗ exp        1000", "✗ verdict    refused with 401"]),
     ("exp-missing", lambda t: t.machine(exp=None), 1, ["✗ exp        None   (a time ahead of us"]),
     ("not-yet", lambda t: t.machine(nbf=ago(-600)), 1, ["✗ nbf        ", "(it is not valid yet)"]),
+    ("exp-in-microseconds", lambda t: t.machine(exp=ago(0) * 10**6), 0, ["✓ exp        1", "accepted"]),
     ("bound", lambda t: t.machine(cnf={"jkt": "x"}), 1, ["✗ cnf        {'jkt': 'x'}"]),
     ("audience", lambda t: t.machine(aud="x"), 1, [f"✗ aud        x   (exactly {AUDIENCE})"]),
     ("issuer", lambda t: t.machine(iss=t.url.rstrip("/")), 1, ["(exactly {url})"]),

@@ -117,8 +117,8 @@ def base_url(text):
 
 def origin(text):
     """What a browser calls itself in the Origin header: scheme, host and port."""
-    if urllib.parse.urlsplit(url(text)).path:
-        raise ValueError("must name origins such as https://app.exampleco.com, without a path or a slash at the end")
+    if not re.fullmatch(r"https?://(?!.*:(80|443)$)([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", url(text), re.ASCII):
+        raise ValueError("must name origins as browsers do: https://app.exampleco.com, in small letters and no more")
     return text
 
 
@@ -746,6 +746,8 @@ def read_body():
     if body is None or len(body) > MAX_BODY:
         limit = f"{MAX_BODY // 1024**2} MiB"
         raise Problem(413, "too_large", f"The body is over the limit of {limit}; send fewer rows at once.")
+    if len(body) < request.content_length:
+        raise Problem(400, "malformed_json", "The body ended before the length that Content-Length states.")
     return body
 
 
@@ -794,6 +796,7 @@ def page_mark(value):
 LEEWAY = 5  # seconds by which the issuer's clock and ours may differ
 FRESH, USABLE = 600, 86_400  # seconds until a key set is fetched anew, and for how long it serves if that fails
 PAUSE, DEADLINE = 30, 5  # seconds between two fetches, so that made-up key ids cannot cause a flood; and for one
+HASTE = 0.25  # seconds that a request waits for a fetch when half the threads wait for it already
 ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 TOKEN_TYPES = {"jwt", "at+jwt", "application/at+jwt"}  # DPoP proofs and logout tokens are none of these
 BROKEN_KEY = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError, AttributeError)
@@ -882,6 +885,7 @@ class KeySet:
         self.address, self.clock = address, clock
         self.keys, self.fetched, self.tried = {}, float("-inf"), float("-inf")
         self.lock, self.thread = threading.Lock(), threading.Thread()
+        self.patient = threading.BoundedSemaphore(THREADS // 2)  # made-up key ids must not hold every thread
 
     def state(self):
         """`fresh`; `stale` when the issuer has not answered for a while and the last set serves on; else `none`."""
@@ -916,7 +920,10 @@ class KeySet:
                 self.thread.start()
             thread, left = self.thread, DEADLINE - (self.clock() - self.tried)
         if wait:
-            thread.join(max(left, 0))
+            patient = self.patient.acquire(blocking=False)
+            thread.join(max(left if patient else min(left, HASTE), 0))
+            if patient:
+                self.patient.release()
         return wait
 
     def fetch(self):
@@ -2085,7 +2092,7 @@ def explain_token(app, token):
 
 def moment(seconds, now):
     """A NumericDate for people: how far it is from now."""
-    if type(seconds) not in (int, float) or not 0 <= seconds < 2**53:
+    if type(seconds) not in (int, float) or not 0 <= seconds < 2**45:
         return seconds
     distance = timedelta(seconds=round(abs(seconds - now)))
     return f"{seconds}, {f'in {distance}' if seconds > now else f'{distance} ago'}"
