@@ -431,8 +431,10 @@ def read_csv(text, first, options):
             line, end = end + 1, records.line_num
             if any(cells):
                 cells += [""] * (len(names) - len(cells))
-                more = {MORE: ", ".join(cells[len(names) :])} if any(cells[len(names) :]) else {}
-                yield Row(form, places, order, line, {**dict(zip(names, cells)), **more})
+                record = dict(zip(names, cells))
+                if len(cells) > len(names) and any(cells[len(names) :]):
+                    record[MORE] = ", ".join(cells[len(names) :])
+                yield Row(form, places, order, line, record)
 
     dates = (row.value("date") for row in itertools.islice(rows(None), 1, None))
     order = options.date_format or prove_order(filter(None, dates))
@@ -947,7 +949,7 @@ class Run:
     def take(self, row):
         """Turn a row into an entry and queue it; a row that cannot be read is a reject and stops no other."""
         self.read += 1
-        entry = fault = key = None
+        entry = fault = None
         numbered = changed = False
         try:
             if row.record.get(MORE):
@@ -1002,7 +1004,7 @@ class Run:
         if self.options.snapshot:
             self.keys.add(key)
             self.people.add(user)
-        mark, said = short(key), short(json.dumps(entry))
+        mark, said = short(key), short(tuple(entry.values()))
         if mark not in self.sent:
             self.sent[mark] = said
             self.chunk.append((sent, row, changed))
@@ -1082,11 +1084,11 @@ class Run:
         log.log(logging.WARNING if changed else logging.INFO, line)
 
 
-def short(text):
-    """What stands for a text where a million are remembered: they would fill 150 MB, their hashes take half of that,
-    and of ten million texts two share one with a chance of 1 in 20,000.
+def short(value):
+    """What stands for a value where a million are remembered: they would fill 150 MB, their hashes take half of that,
+    and of ten million values two share one with a chance of 1 in 20,000.
     """
-    return hash(text) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
+    return hash(value) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
 
 
 def tracker_of(key):

@@ -3135,6 +3135,23 @@ def serving(handler, **facts):
     server.server_close()
 
 
+class Saying(http.server.BaseHTTPRequestHandler):
+    """A tracker's API; `server.says(path)` gives the headers and bytes of its answer."""
+
+    def do_GET(self):
+        """Answer."""
+        server: Any = self.server
+        headers, sent = server.says(self.path)
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(sent)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
 class World:
     """A tenant, a served API, a relay before it; runs of sync.py, in process with a sleep that only notes the time."""
 
@@ -3496,21 +3513,9 @@ def test_deletion_that_the_tracker_reports_needs_no_snapshot(world):
         pytest.param("http://127.0.0.1:9/", "on another host; its authorization does not follow", id="another-host"),
     ],
 )
-def test_pages_that_lead_astray(world, monkeypatch, link, says):
+def test_pages_that_lead_astray(world, link, says):
     """A tracker cannot keep the job busy for ever, or send its authorization elsewhere."""
-
-    class Tracker(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            for name, value in {"Content-Length": "2", "Link": f'<{link}>; rel="next"'}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(b"[]")
-
-        def log_message(self, *_):
-            pass
-
-    with serving(Tracker) as tracker:
+    with serving(Saying, says=lambda path: ({"Link": f'<{link}>; rel="next"'}, b"[]")) as tracker:
         world.file = f"http://127.0.0.1:{tracker.server_port}/"
         status, said = world.sync()
     assert status == 66 and says in said
@@ -3901,20 +3906,11 @@ EQUAL = {"user_id": "a@x", "date": "2026-11-02", "project": "P", "hours": 1}
 def test_pages_of_json_after_anything_blank(world, before):
     """What stands before the bracket does not make the first page the only one; equal rows of a page all count."""
 
-    class Tracker(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            first = self.path == "/"
-            sent = before + json.dumps([EQUAL, EQUAL] if first else [EQUAL | {"hours": 2, "project": "Q"}]).encode()
-            self.send_response(200)
-            for name, value in {"Content-Length": str(len(sent)), "Link": '</2>; rel="next"' if first else ""}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(sent)
+    def says(path):
+        rows = [EQUAL, EQUAL] if path == "/" else [EQUAL | {"hours": 2, "project": "Q"}]
+        return {"Link": '</2>; rel="next"'} if path == "/" else {}, before + json.dumps(rows).encode()
 
-        def log_message(self, *_):
-            pass
-
-    with serving(Tracker) as tracker:
+    with serving(Saying, says=says) as tracker:
         world.file = f"http://127.0.0.1:{tracker.server_port}/"
         assert world.sync() == (0, "3 rows: 3 created\n")
 
@@ -3934,26 +3930,14 @@ def test_pages_of_json_after_anything_blank(world, before):
 )
 def test_trackers_oddity_is_a_sentence(world, monkeypatch, sent, headers, secret, status, says):
     """Neither a traceback nor a secret reaches the cron mail."""
-
-    class Tracker(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            for name, value in {"Content-Length": str(len(sent)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(sent.encode())
-
-        def log_message(self, *_):
-            pass
-
     monkeypatch.setenv("SOURCE_AUTHORIZATION", secret)
-    with serving(Tracker) as tracker:
+    with serving(Saying, says=lambda path: (headers, sent.encode())) as tracker:
         world.file = f"http://127.0.0.1:{tracker.server_port}/"
         found, said = world.sync("--tz", "UTC")
     assert found == status and says in said and "SECRET1" not in said
 
 
-def test_endless_retry_after_is_no_number(monkeypatch):
+def test_endless_retry_after_is_no_number():
     """A pause of 5,000 digits is as good as none said."""
     assert 1 <= sync.pause({"Retry-After": "9" * 5_000, "x-ratelimit-reset": "9" * 5_000}, 0) <= 2
 

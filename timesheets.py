@@ -394,9 +394,11 @@ class Database:
     def open(self):
         """A new connection: another writer is waited for 5 s, every commit is on the disk before it is answered."""
         connection = sqlite3.connect(self.url, timeout=5, isolation_level=None, check_same_thread=False)
-        connection.executescript("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
         # In a large table the rows of one upload lie in hundreds of pages: read them once, copy them back seldom.
-        connection.executescript("PRAGMA cache_size = -8000; PRAGMA wal_autocheckpoint = 10000")
+        connection.executescript(
+            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -8000;"
+            " PRAGMA wal_autocheckpoint = 10000"
+        )
         return connection
 
     @contextlib.contextmanager
@@ -441,13 +443,13 @@ class Database:
 
     def prepare(self):
         """Let readers and a writer work side by side (WAL). :raise RaceLost: SQLite does not queue for this switch."""
-        with self.connection() as db:
-            try:
+        try:
+            with self.connection() as db:
                 db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as fault:
-                if (fault.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY:
-                    raise
-                raise RaceLost(fault) from fault
+        except Problem as problem:
+            if problem.code == BUSY[1]:
+                raise RaceLost(problem.reason) from problem
+            raise
 
     def upgrade(self):
         """Run the statements of each version of the schema that the database does not have yet; -> what it had."""
@@ -957,6 +959,11 @@ def signed_claims(settings, token, key):
     return decoded["payload"]
 
 
+def is_time(claim):
+    """Whether a claim is a NumericDate (RFC 7519 section 2) that a clock can be set beside."""
+    return type(claim) in (int, float) and 0 <= claim < 2**53
+
+
 def judge(settings, token, key):
     """What a token signed by `key` permits, as a Caller: a pure function, which never looks at the clock.
 
@@ -970,7 +977,7 @@ def judge(settings, token, key):
     grants["permissions"] = claims.get("permissions", [])
     if not all(type(value) is str and not BAD_CHARACTER.search(value) for value in texts.values()) or not texts["sub"]:
         raise InvalidToken(f"one of {', '.join(texts)} is not plain text")
-    if not all(type(value) in (int, float) and 0 <= value < 2**53 for value in times.values()):
+    if not all(map(is_time, times.values())):
         raise InvalidToken("one of exp, iat, nbf is not a time")
     if not all(type(grant) is list and all(type(scope) is str for scope in grant) for grant in grants.values()):
         raise InvalidToken(f"one of {', '.join(grants)} is not a list of texts")
@@ -1195,10 +1202,9 @@ def answer_entries(condition, values=(), approved=(0, 1)):
     rows = request.app.db.read(f"{select} ORDER BY date, id LIMIT ?", [*values * len(halves), limit + 1])
     if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
         address = request.app.settings.public_url + request.path
-        asked = dict(urllib.parse.parse_qsl(request.query_string))
-        asked["after"] = f"{rows[limit - 1][2]}.{rows[limit - 1][0]}"
-        same = "&".join(f"{name}={urllib.parse.quote(value, '')}" for name, value in asked.items())
-        response.set_header("Link", f'<{address}?{same}>; rel="next"')
+        following = query | {"after": f"{rows[limit - 1][2]}.{rows[limit - 1][0]}"}
+        following = "&".join(f"{name}={urllib.parse.quote(str(value), '')}" for name, value in following.items())
+        response.set_header("Link", f'<{address}?{following}>; rel="next"')
     return answer_list([entry_of(row) for row in rows[:limit]], KEYS)
 
 
@@ -1592,11 +1598,11 @@ WITH_BODY = {
     "413": "`too_large` or `too_many_rows`: the body is over a limit, which `detail` names",
     "415": "`unsupported_media_type`: the body is not labelled as JSON",
 }
-HEADERS = {  # header, what it says, the statuses that have it
-    "Link": ("the address of the next page, with rel=next; on the last page there is none", "200"),
-    "Location": ("where the new entry is", "201"),
-    "WWW-Authenticate": ("what is wrong with the token, or what it lacks (RFC 6750 section 3)", "400 401 403"),
-    "Retry-After": ("seconds after which to try again", "503 507"),
+HEADERS = {  # header, what it says, the statuses or the schema that have it
+    "Link": ("the address of the next page, with rel=next; on the last page there is none", {"Entries"}),
+    "Location": ("where the new entry is", {"201"}),
+    "WWW-Authenticate": ("what is wrong with the token, or what it lacks (RFC 6750 section 3)", {"400", "401", "403"}),
+    "Retry-After": ("seconds after which to try again", {"503", "507"}),
 }
 PARAMETERS = {
     "from": "the first day",
@@ -1630,7 +1636,7 @@ def operation(route):
             answers[status] = success(status, what)
     for status in sorted({status for some in problems for status in some}):
         reasons = ", or ".join(some[status] for some in problems if status in some)
-        answers[status] = response_of(status, reasons, "application/problem+json", refer("ProblemDetails"))
+        answers[status] = response_of(status, reasons, "application/problem+json", "ProblemDetails")
     described |= {"responses": answers, "parameters": parameters(route)}
     if hasattr(handler, "scope"):
         described["security"] = [{"auth0": [handler.scope]}]
@@ -1639,8 +1645,9 @@ def operation(route):
 
 def response_of(status, about, media, schema):
     """A response as OpenAPI has it."""
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name, (_, when) in HEADERS.items() if status in when}
-    return {"description": about, "headers": headers, "content": {media: {"schema": schema}}}
+    names = [name for name, (_, having) in HEADERS.items() if having & {status, schema}]
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return {"description": about, "headers": headers, "content": {media: {"schema": refer(schema)}}}
 
 
 def success(status, schema):
@@ -1650,11 +1657,9 @@ def success(status, schema):
         return {"description": about}
     if schema == "Page":
         return {"description": about, "content": {"text/html": {"schema": {"type": "string"}}}}
-    answer = response_of(status, about, "application/json", refer(schema))
+    answer = response_of(status, about, "application/json", schema)
     if SCHEMAS[schema].get("type") == "array":
         answer["content"]["text/csv"] = {"schema": {"type": "string"}}
-    if schema != "Entries":
-        answer["headers"].pop("Link", None)
     return answer
 
 
@@ -2059,7 +2064,7 @@ def explain_token(app, token):
     issuers, audience = [app.settings.issuer, *app.settings.extra_issuers], claims.get("aud")
     audiences, kids = audience if isinstance(audience, list) else [audience], ", ".join(app.keys.keys)
     now, times = app.clock(), {name: claims.get(name) for name in ("exp", "iat", "nbf")}
-    known = {name: when for name, when in times.items() if type(when) in (int, float) and 0 <= when < 2**53}
+    known = {name: when for name, when in times.items() if is_time(when)}
     for good, name, found, advice in (
         (header.get("alg") in [*ALGORITHMS], "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default"),
         (str(header.get("typ", "JWT")).lower() in TOKEN_TYPES, "typ", header.get("typ"), "at+jwt or JWT, or nothing"),
@@ -2092,7 +2097,7 @@ def explain_token(app, token):
 
 def moment(seconds, now):
     """A NumericDate for people: how far it is from now."""
-    if type(seconds) not in (int, float) or not 0 <= seconds < 2**45:
+    if not is_time(seconds) or seconds >= 2**45:  # a million years, past which timedelta cannot go
         return seconds
     distance = timedelta(seconds=round(abs(seconds - now)))
     return f"{seconds}, {f'in {distance}' if seconds > now else f'{distance} ago'}"
