@@ -1889,6 +1889,58 @@ def test_any_body_is_answered(api, body):
     assert answer.status_int in (200, 201, 400, 422)
 
 
+NEARLY_ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "user_id": st.sampled_from(["ann", " Jürg ", "", "x" * 201]),
+            "date": st.sampled_from(["2026-10-01", "2026-10-01T23:00:00-11:00", "2026-13-01"]),
+            "project": st.text(min_size=1, max_size=3) | st.just('"'),
+            "hours": st.sampled_from([7.5, 8, 0.1, "1.5", 25, True]),
+            "external_id": st.text(min_size=1, max_size=2) | st.none(),
+        },
+        optional={"description": st.sampled_from(["", "a: b", '"', None]), "id": st.just(1)},
+    ),
+    max_size=4,
+)
+
+
+@attack
+@given(NEARLY_ROWS, st.booleans(), st.sampled_from([(",", ":"), (", ", " : ")]))
+def test_quick_reader_reads_what_the_thorough_one_reads(rows, ascii_only, separators):
+    """An array is read in one of two ways, which never differ in what they make of it."""
+    body = json.dumps(rows, ensure_ascii=ascii_only, separators=separators).encode(errors="replace")
+    assert timesheets.read_flawless(body) in (None, timesheets.read_rows(timesheets.read_json(body)))
+
+
+PLAIN = {"user_id": "ann", "date": "2026-10-01", "project": "A", "hours": 1, "external_id": "1"}
+
+
+def test_quick_reader_takes_what_is_usual():
+    """Else the two readers would be the same in vain."""
+    described = [PLAIN | {"external_id": name, "description": "Über"} for name in ("2", "3")]
+    for ascii_only in (True, False):
+        body = json.dumps([PLAIN, *described], ensure_ascii=ascii_only).encode()
+        single, results, entries = timesheets.read_flawless(body)
+        assert (single, len(results), entries[2][2][-1]) == (False, 3, "Über")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        *(pytest.param(f'"{name}": {json.dumps(value)}', id=name) for name, value in PLAIN.items()),
+        pytest.param('"description": "a", "description": "b"', id="description"),
+        pytest.param('"hours" : 2', id="blank-before-the-colon"),
+        pytest.param('"h\\u006furs": 2', id="escaped"),
+        pytest.param('"hours": 2, "description": "\\""', id="with-an-escaped-quote"),
+    ],
+)
+def test_name_that_stands_twice_in_a_row_is_refused(api, members):
+    """Whatever the row is otherwise: nobody can say which of the two values counts."""
+    body = f"[{json.dumps(PLAIN)[:-1]}, {members}}}, {json.dumps(PLAIN | {'external_id': '2'})}]"
+    answer = api.call("POST", "/timesheets/upload", api.job, body.encode())
+    assert (answer.status_int, answer.json["code"]) == (400, "duplicate_key")
+
+
 @pytest.mark.parametrize("where", ["path", "query", "idempotency-key", "origin", "content-type", "azp", "kid"])
 def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, capsys, where):
     """A caller cannot write lines of their own into an answer's head or into the log."""
