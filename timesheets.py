@@ -2007,12 +2007,9 @@ def wsgi_environ(scope):
     path = scope.path.encode().decode("latin-1")
     environ = {"REQUEST_METHOD": scope.method, "PATH_INFO": path, "QUERY_STRING": scope.query_string}
     environ |= {"SERVER_NAME": "", "SERVER_PORT": "", "wsgi.url_scheme": scope.scheme, "wsgi.errors": sys.stderr}
-    for header, value in scope.headers.items():
-        name = wsgi_name(header)
-        environ[name] = f"{environ[name]},{value}" if name in environ else value
     for header in scope.headers.keys():  # noqa: SIM118 (it is no dict)
         # Granian holds back a value outside ASCII: better an empty one than none, which means no such header.
-        environ.setdefault(wsgi_name(header), "")
+        environ[wsgi_name(header)] = ",".join(scope.headers.get_all(header))
     environ["wsgi.input_terminated"] = True
     return environ
 
