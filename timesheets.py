@@ -1948,7 +1948,7 @@ def gateway(app):
     threads = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     async def serve_one(scope, protocol):
-        environ, body, waits, answer = wsgi_environ(scope), BodyToCome(), False, None
+        environ, body, waits, answer = wsgi_environ(scope), NoBody(BodyWanted), False, None
         while answer is None:
             try:
                 if waits:
@@ -1964,24 +1964,19 @@ def gateway(app):
     return serve_one
 
 
-class BodyToCome:
-    """A body that has not been read yet."""
+class NoBody:
+    """Stands in the place of a body that is not here, and says why to who reads it."""
+
+    def __init__(self, why):
+        self.why = why
 
     def read(self, size):
-        """:raise BodyWanted: always."""
-        raise BodyWanted
-
-
-class BodyTooLate:
-    """A body that did not come in time."""
-
-    def read(self, size):
-        """:raise Problem: 408, always."""
-        raise Problem(408, "body_timeout", f"The body did not arrive within {BODY_DEADLINE} s; nothing was stored.")
+        """:raise BodyWanted: it has not been read yet. :raise Problem: 408, it did not come in time."""
+        raise self.why
 
 
 async def body_in_time(protocol):
-    """A request's body as a file, cut off where it is too long for any route; BodyTooLate when it is too slow."""
+    """A request's body as a file, cut off where it is too long for any route; NoBody when it is too slow."""
     body = io.BytesIO()
     try:
         async with asyncio.timeout(BODY_DEADLINE):
@@ -1990,7 +1985,8 @@ async def body_in_time(protocol):
                 if body.tell() > MAX_BODY:
                     break
     except TimeoutError:
-        return BodyTooLate()
+        late = f"The body did not arrive within {BODY_DEADLINE} s; nothing was stored."
+        return NoBody(Problem(408, "body_timeout", late))
     body.seek(0)
     return body
 
