@@ -1787,6 +1787,7 @@ h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 0;
 p { margin: .4rem 0 } .dim { color: var(--dim) } .key { color: var(--key); font-weight: 600; overflow-wrap: anywhere }
 pre { background: var(--box); padding: .7rem .9rem; border-radius: .4rem; overflow-x: auto; font-size: .85rem }
 """
+POLICY = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -1798,18 +1799,21 @@ PAGE_TEMPLATE = """<!doctype html>
 <main>
 <h1>{{info['title']}}</h1>
 <p>{{info['description']}}</p>
-<p class="dim">Tokens are signed by <span class="key">{{issuer}}</span> for the audience
-<span class="key">{{audience}}</span>. The issuer's key set is <span class="key">{{state}}</span>.
+<p class="dim">Tokens are signed by <span class="key">{{settings.issuer}}</span> for the audience
+<span class="key">{{settings.audience}}</span>. The state of the issuer's key set: <span class="key">{{keys}}</span>.
 The same in a form for programs, with every field and error: <a href="{{home}}/openapi.json">openapi.json</a>.</p>
-<p class="dim">In the lines below, <code>$TOKEN</code> is an access token from the issuer, {{!where}} and
+<p class="dim">In the lines below, <code>$TOKEN</code> is an access token from the issuer,
+{{!'' if home else '<code>$API</code> is where you found this page,'}} and
 <code>entry.json</code> holds an entry, which says <code>user_id</code> in an upload only:</p>
-<pre tabindex="0" role="region" aria-label="An entry">{{sample}}</pre>
-% for method, path, operation in operations:
+<pre tabindex="0" role="region" aria-label="An entry">{"date": "2026-11-20", "project": "StoreZero", "hours": 7.5,
+ "user_id": "jane@contractor.example"}</pre>
+% for path, operations in paths.items():
+% for method, operation in operations.items():
 % scope = operation.get('security', [{}])[0].get('auth0', [''])[0]
-<h2>{{method}} {{path}}</h2>
+<h2>{{method.upper()}} {{path}}</h2>
 <p>{{!marked(operation['description'])}}</p>
 <p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
-<pre tabindex="0" role="region" aria-label="curl for {{method}} {{path}}">curl -X {{method}} \\
+<pre tabindex="0" role="region" aria-label="curl for {{method.upper()}} {{path}}">curl -X {{method.upper()}} \\
 % if scope:
 -H "Authorization: Bearer $TOKEN" \\
 % end
@@ -1817,6 +1821,7 @@ The same in a form for programs, with every field and error: <a href="{{home}}/o
 -H "Content-Type: application/json" -d @entry.json \\
 % end
 {{home or '$API'}}{{path.replace('{entry_id}', '14')}}</pre>
+% end
 % end
 </main>
 </body>
@@ -1829,40 +1834,18 @@ def marked(text):
     return re.sub("`(.+?)`", r"<code>\1</code>", bottle.html_escape(text)).replace("\n\n", "</p><p>")
 
 
-SAMPLE = """{"date": "2026-11-20", "project": "StoreZero", "hours": 7.5,
- "user_id": "jane@contractor.example"}"""
-
-
 @api.get("/")
 def page():
     """What this API is, for people.
 
     :return 200: Page
     """
-    description, settings = openapi(request.app), request.app.settings
-    operations = [
-        (method.upper(), path, operation)
-        for path, methods in description["paths"].items()
-        for method, operation in methods.items()
-    ]
+    app = request.app
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    response.set_header("Content-Security-Policy", policy)
+    response.set_header("Content-Security-Policy", POLICY.format(digest))
     response.content_type = "text/html; charset=utf-8"
-    facts = {"issuer": settings.issuer, "audience": settings.audience, "home": settings.public_url}
-    facts["state"] = {"none": "not there yet"}.get(request.app.keys.state(), request.app.keys.state())
-    facts["where"] = "" if settings.public_url else "<code>$API</code> is where you found this page,"
-    return bottle.template(
-        PAGE_TEMPLATE,
-        info=description["info"],
-        operations=operations,
-        style=STYLE,
-        sample=SAMPLE,
-        marked=marked,
-        **facts,
-    )
+    facts = {"settings": app.settings, "home": app.settings.public_url, "keys": app.keys.state()}
+    return bottle.template(PAGE_TEMPLATE, openapi(app), facts, style=STYLE, marked=marked)
 
 
 # ---- The application, and serving it ----
