@@ -1777,15 +1777,13 @@ def openapi(app):
 
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --dim: #505a6e; --paper: #fcfcfa; --box: #eef0ec; --key: #0b5d46 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8ee; --dim: #aab2c2; --paper: #14171d; --box: #20252f; --key: #7fd8b8 }
-}
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 46rem; font: 1rem/1.55 system-ui, sans-serif;
-       color: var(--ink); background: var(--paper) }
+:root { color-scheme: light dark; color: light-dark(#1d2330, #e6e8ee); background: light-dark(#fcfcfa, #14171d) }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 46rem; font: 1rem/1.55 system-ui, sans-serif }
 h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 0; overflow-wrap: anywhere }
-p { margin: .4rem 0 } .dim { color: var(--dim) } .key { color: var(--key); font-weight: 600; overflow-wrap: anywhere }
-pre { background: var(--box); padding: .7rem .9rem; border-radius: .4rem; overflow-x: auto; font-size: .85rem }
+p { margin: .4rem 0 } .dim { color: light-dark(#505a6e, #aab2c2) }
+.key { color: light-dark(#0b5d46, #7fd8b8); font-weight: 600; overflow-wrap: anywhere }
+pre { background: light-dark(#eef0ec, #20252f); padding: .7rem .9rem; border-radius: .4rem; overflow-x: auto;
+      font-size: .85rem }
 """
 POLICY = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_TEMPLATE = """<!doctype html>
