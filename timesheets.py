@@ -1599,11 +1599,6 @@ def refer(name):
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def array(items):
-    """The schema of an array."""
-    return {"type": "array", "items": items}
-
-
 def taken(readers):
     """The schema of an object in a request: what the readers of its fields take."""
     properties = {field: read.schema for field, read in readers.items()}
@@ -1619,12 +1614,19 @@ SCHEMAS |= {
     "UploadedEntry": taken(UPLOADED_ENTRY),
     "VoidedEntry": taken(VOIDED_ENTRY),
     "Row": {"anyOf": [refer("UploadedEntry"), refer("VoidedEntry")]},
-    "Upload": {"anyOf": [refer("Row"), array(refer("Row")) | {"maxItems": MAX_ROWS}]},
+    "Upload": {"anyOf": [refer("Row"), {"type": "array", "items": refer("Row"), "maxItems": MAX_ROWS}]},
     "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result"), refer("Rehearsed")]},
     "Rehearsed": SCHEMAS["Entry"] | {"title": "Rehearsed", "properties": NO_ID_YET},  # would be created: dry_run=1
-    "Entries": array(refer("Entry")),
-    "Weeks": array(refer("Week")),
+    "Entries": {"type": "array", "items": refer("Entry")},
+    "Weeks": {"type": "array", "items": refer("Week")},
     "Anything": {"type": "object"},
+}
+MEDIA = {  # the media types of an answer, where they are not just application/json
+    "Entries": ["application/json", "text/csv"],
+    "Weeks": ["application/json", "text/csv"],
+    "ProblemDetails": ["application/problem+json"],
+    "Page": ["text/html"],
+    "": [],
 }
 GUARDED = {  # problems of every guarded route: status, and the codes with their reasons
     "400": "`invalid_query` or `invalid_request`: the query or the Authorization header is malformed",
@@ -1666,42 +1668,34 @@ def operation(route):
     about, *_ = (documentation := inspect.getdoc(handler)).partition("\n\n:")
     described = {"operationId": handler.__name__, "summary": re.split(r"\.(?:\s|$)", about)[0], "description": about}
     answers, problems = {}, [{"500": "`internal_error`: our fault"}]
-    problems += [GUARDED] * hasattr(handler, "scope") + [WRITING] * (route.method != "GET")
+    if hasattr(handler, "scope"):
+        described["security"] = [{"auth0": [handler.scope]}]
+        problems.append(GUARDED)
+    if route.method != "GET":
+        problems.append(WRITING)
     for kind, status, what in re.findall(r"^:(takes|return|raise) ?(\d*): ?(.*)$", documentation, re.MULTILINE):
         if kind == "takes":
             described["requestBody"] = {"required": True, "content": {"application/json": {"schema": refer(what)}}}
             problems.append(WITH_BODY)
-        elif kind == "raise":
-            problems.append({status: what})
+        elif kind == "return":
+            answers[status] = response_of(status, http.client.responses[int(status)], what)
         else:
-            answers[status] = success(status, what)
+            problems.append({status: what})
     for status in sorted({status for some in problems for status in some}):
         reasons = ", or ".join(some[status] for some in problems if status in some)
-        answers[status] = response_of(status, reasons, "application/problem+json", "ProblemDetails")
-    described |= {"responses": answers, "parameters": parameters(route)}
-    if hasattr(handler, "scope"):
-        described["security"] = [{"auth0": [handler.scope]}]
-    return described
+        answers[status] = response_of(status, reasons, "ProblemDetails")
+    return described | {"responses": answers, "parameters": parameters(route)}
 
 
-def response_of(status, about, media, schema):
-    """A response as OpenAPI has it."""
+def response_of(status, about, schema):
+    """A response as OpenAPI has it; what is no JSON is text to it."""
     names = [name for name, (_, having) in HEADERS.items() if having & {status, schema}]
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-    return {"description": about, "headers": headers, "content": {media: {"schema": refer(schema)}}}
-
-
-def success(status, schema):
-    """The response of a route that went well; lists come as CSV too."""
-    about = http.client.responses[int(status)]
-    if not schema:
-        return {"description": about}
-    if schema == "Page":
-        return {"description": about, "content": {"text/html": {"schema": {"type": "string"}}}}
-    answer = response_of(status, about, "application/json", schema)
-    if SCHEMAS[schema].get("type") == "array":
-        answer["content"]["text/csv"] = {"schema": {"type": "string"}}
-    return answer
+    content = {
+        media: {"schema": {"type": "string"} if media.startswith("text/") else refer(schema)}
+        for media in MEDIA.get(schema, ["application/json"])
+    }
+    return {"description": about, "headers": headers, "content": content}
 
 
 def parameters(route):
@@ -1750,16 +1744,15 @@ def path_of(route):
 
 def openapi(app):
     """The API's description (OpenAPI 3.1), read off its routes."""
-    paths = collections.defaultdict(dict)
+    paths, scopes = collections.defaultdict(dict), collections.defaultdict(str)
     for route in app.routes:
         paths[path_of(route)][route.method.lower()] = operation(route)
-    scopes = collections.defaultdict(str)
-    for route in app.routes:
         if hasattr(route.callback, "scope"):
             scopes[route.callback.scope] += f"{route.method} {path_of(route)}  "
-    token, authorize = app.settings.issuer.rstrip("/") + "/oauth/token", app.settings.issuer.rstrip("/") + "/authorize"
-    people = {"authorizationUrl": authorize, "tokenUrl": token, "scopes": scopes}
-    flows = {"clientCredentials": {"tokenUrl": token, "scopes": scopes}, "authorizationCode": people}
+    issuer = app.settings.issuer.rstrip("/")
+    flow = {"tokenUrl": issuer + "/oauth/token", "scopes": scopes}
+    flows = {"clientCredentials": flow, "authorizationCode": flow | {"authorizationUrl": issuer + "/authorize"}}
+    headers = {name: {"description": what, "schema": {"type": "string"}} for name, (what, _) in HEADERS.items()}
     title, _, about = __doc__.partition("\n\n")[0].partition(": ")
     return {
         "openapi": "3.1.0",
@@ -1768,9 +1761,7 @@ def openapi(app):
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,
-            "headers": {
-                name: {"description": what, "schema": {"type": "string"}} for name, (what, _) in HEADERS.items()
-            },
+            "headers": headers,
             "securitySchemes": {"auth0": {"type": "oauth2", "flows": flows}},
         },
     }
