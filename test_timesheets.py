@@ -1209,6 +1209,20 @@ def test_upload_of_one_object_answers_the_flat_entry(api, sent, status):
     assert (answer.json["hours"], answer.json["external_id"]) == (sent["hours"], sent["external_id"])
 
 
+def test_void_of_one_object_answers_the_result(api):
+    """A void entry is not shown, however often it is voided: the result says that it is gone, or was."""
+    api.upload(row())
+    void = {"external_id": "toggl:ann:1", "deleted": True}
+    for sent, status, more in (
+        (void, "deleted", {"id": 1}),
+        (void, "unchanged", {"id": 1}),
+        (void | {"external_id": "x"}, "unchanged", {}),
+    ):
+        answer = api.call("POST", "/timesheets/upload", api.job, sent)
+        assert answer.status_int == 200
+        assert answer.json == {"index": 0, "external_id": sent["external_id"], "status": status, **more}
+
+
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
 AFTER = (datetime.now(UTC) + timedelta(days=2)).date().isoformat()
 

@@ -1240,7 +1240,7 @@ def upload():
     single, results, entries = read_flawless(body) or read_rows(read_json(body))
     with request.app.db.transaction(keep=not dry_run) as db:
         upsert(db, request["caller"].client, entries, results)
-        stored = find(db, "id = ?", [results[0].id or None]) if single else None
+        stored = find(db, "id = ? AND voided = 0", [results[0].id or None]) if single else None
     for result in results:
         if dry_run and result.status == "created":
             result.id = None  # an id that another entry will get would mislead
@@ -1255,11 +1255,11 @@ fields_of = operator.itemgetter(*FIELDS)
 
 
 def answer_one(result, stored):
-    """The answer to a single object: the flat entry; for one that was voided, the result."""
+    """The answer to a single object: the flat entry; where there is none, because it is void, the result."""
     if result.status == "rejected":
         status = 409 if result.code == "approved" else 422
         raise Problem(status, result.code, "The entry was not stored; errors says why.", result.errors)
-    if stored is None or result.status == "deleted":
+    if stored is None:
         return answer(result)
     entry = entry_of(stored)
     entry.id = result.id
