@@ -42,7 +42,6 @@ import inspect
 import io
 import json
 import logging
-import operator
 import os
 import pathlib
 import random
@@ -1250,10 +1249,6 @@ def upload():
     return answer(Results(**{status: counts[status] for status in STATUSES}, results=results))
 
 
-FIELDS = ("user_id", "date", "project", "hours", "description")
-fields_of = operator.itemgetter(*FIELDS)
-
-
 def answer_one(result, stored):
     """The answer to a single object: the flat entry; where there is none, because it is void, the result."""
     if result.status == "rejected":
@@ -1282,7 +1277,7 @@ FLAWLESS_ROWS = msgspec.json.Decoder(list[FlawlessRow])
 
 def read_flawless(body):
     """What read_rows makes of an array without any fault, in a third of the time. None: it needs a closer look."""
-    person, day, project, seconds, description, key = map(UPLOADED_ENTRY.get, (*FIELDS, "external_id"))
+    person, day, project, seconds, description, key = UPLOADED_ENTRY.values()
     results, entries = [], []
     try:
         rows = FLAWLESS_ROWS.decode(body)
@@ -1302,7 +1297,7 @@ def read_flawless(body):
 def read_rows(sent):
     """Read an upload -> (whether it is a single object, a result for each row, the entries to store).
 
-    An entry is (index, external_id, fields): fields in the order of FIELDS, or None to void it.
+    An entry is (index, external_id, fields): fields in the order of UPLOADED_ENTRY, or None to void it.
     :raise Problem: 413, more rows than an upload may hold
     """
     rows = sent if type(sent) is list else [sent]
@@ -1315,12 +1310,12 @@ def read_rows(sent):
         try:
             gone = type(row) is dict and "deleted" in row
             entry = read_entry(row, VOIDED_ENTRY if gone else UPLOADED_ENTRY)
-            key = result.external_id = entry["external_id"]
+            key = result.external_id = entry.pop("external_id")
             if key is not None and first.setdefault(key, index) != index:
                 detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
                 result.code = "duplicate"
                 raise Faults([Fault("external_id", detail)])
-            entries.append((index, key, None if gone else fields_of(entry)))
+            entries.append((index, key, None if gone else tuple(entry.values())))
         except Faults as faults:
             result.code, result.errors = result.code or "invalid", faults.args[0]
             if type(row) is dict and type(row.get("external_id")) is str:
@@ -1329,9 +1324,7 @@ def read_rows(sent):
 
 
 APPROVED = Fault("approved", "is true, so this entry cannot change until its approval is taken back")
-
-
-UNKNOWN = (None, 0, 1)
+UNKNOWN = (None, 0, 1)  # an entry that is not there is like a void one without an id
 
 
 def upsert(db, source, entries, results):
@@ -1364,7 +1357,7 @@ def upsert(db, source, entries, results):
 
 
 def known_entries(db, source, keys):
-    """What the source has under these external ids, void ones too: {external_id: (id, approved, voided, *FIELDS)}."""
+    """What the source has under these external ids, void ones too: {external_id: (id, approved, voided, *fields)}."""
     if not keys:
         return {}
     rows = db.execute(
@@ -1376,7 +1369,7 @@ def known_entries(db, source, keys):
 
 
 def insert(db, who, rows):
-    """Store new rows (source, external_id, *FIELDS) -> their ids."""
+    """Store new rows (source, external_id, *fields) -> their ids."""
     if not rows:
         return []
     ids, now = request.app.db.new_ids(db, len(rows)), utc_now()
