@@ -1431,6 +1431,7 @@ def create():
     return answer(entry, 201, entry.id)
 
 
+@reads(type="string", pattern=r"^[\x21-\x7e]{1,200}$")
 def idempotency_key():
     """The Idempotency-Key header, None without one. :raise Problem: 400, it is malformed."""
     key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
@@ -1697,7 +1698,7 @@ def parameters(route):
     if "<entry_id" in route.rule:
         found.append(("path", "entry_id", {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}))
     if "Idempotency-Key" in route.callback.__doc__:
-        found.append(("header", "Idempotency-Key", {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"}))
+        found.append(("header", "Idempotency-Key", idempotency_key.schema))
     return [
         {"name": name, "in": where, "schema": schema, "description": PARAMETERS[name], "required": where == "path"}
         for where, name, schema in found
