@@ -2225,6 +2225,7 @@ EXPLAINED = [  # what is explained, the exit status, what the lines say
     ("exp-absurd", lambda t: t.machine(exp=10**400), 1, ["✗ exp        1000", "✗ verdict    refused with 401"]),
     ("exp-missing", lambda t: t.machine(exp=None), 1, ["✗ exp        None   (a time ahead of us"]),
     ("not-yet", lambda t: t.machine(nbf=ago(-600)), 1, ["✗ nbf        ", "(it is not valid yet)"]),
+    ("nbf-no-time", lambda t: t.machine(nbf="noon"), 1, ["✗ nbf        noon   (a time behind us, or nothing)"]),
     ("exp-in-microseconds", lambda t: t.machine(exp=ago(0) * 10**6), 0, ["✓ exp        1", "accepted"]),
     ("bound", lambda t: t.machine(cnf={"jkt": "x"}), 1, ["✗ cnf        {'jkt': 'x'}"]),
     ("audience", lambda t: t.machine(aud="x"), 1, [f"✗ aud        x   (exactly {AUDIENCE})"]),

@@ -2063,17 +2063,17 @@ def explain_token(app, token):
         return mark(False, "token", "is no JWT", "Auth0 gives an opaque one when the request for it named no audience")
     issuers, audience = [app.settings.issuer, *app.settings.extra_issuers], claims.get("aud")
     audiences, kids = audience if isinstance(audience, list) else [audience], ", ".join(app.keys.keys)
-    now, times = app.clock(), {name: claims.get(name) for name in ("exp", "iat", "nbf")}
-    known = {name: when for name, when in times.items() if is_time(when)}
+    now, exp, iat, nbf = app.clock(), claims.get("exp"), claims.get("iat"), claims.get("nbf")
+    under_way = nbf is None or (is_time(nbf) and nbf - LEEWAY <= now)
     for good, name, found, advice in (
         (header.get("alg") in [*ALGORITHMS], "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default"),
         (str(header.get("typ", "JWT")).lower() in TOKEN_TYPES, "typ", header.get("typ"), "at+jwt or JWT, or nothing"),
         (header.get("kid") in [*app.keys.keys], "kid", header.get("kid"), f"one of: {kids or 'none can be fetched'}"),
         (claims.get("iss") in issuers, "iss", claims.get("iss"), f"exactly {' or '.join(issuers)}"),
         (app.settings.audience in audiences, "aud", audience, f"exactly {app.settings.audience}"),
-        (known.get("exp", 0) + LEEWAY > now, "exp", moment(times["exp"], now), "a time ahead of us; get a new token"),
-        (known.get("iat", now + 60) - LEEWAY <= now, "iat", moment(times["iat"], now), "a time behind us"),
-        (known.get("nbf", 0) - LEEWAY <= now, "nbf", moment(times["nbf"], now), "a time behind us, or nothing"),
+        (is_time(exp) and exp + LEEWAY > now, "exp", moment(exp, now), "a time ahead of us; get a new token"),
+        (is_time(iat) and iat - LEEWAY <= now, "iat", moment(iat, now), "a time behind us"),
+        (under_way, "nbf", moment(nbf, now), "a time behind us, or nothing"),
         (claims.get("sub"), "sub", claims.get("sub"), "who it speaks for"),
         ("cnf" not in claims, "cnf", claims.get("cnf"), "nothing; this API cannot check the proof of a key"),
     ):
@@ -2091,8 +2091,7 @@ def explain_token(app, token):
     for route in opened:
         mark(True, "opens", f"{route.method} {path_of(route)}")
     advice = "403 everywhere: a program's token opens uploads only, a person's the rest, each with its scope"
-    mark(opened, "verdict", "accepted" if opened else "accepted, but it opens no route", advice)
-    return bool(opened)
+    return mark(bool(opened), "verdict", "accepted" if opened else "accepted, but it opens no route", advice)
 
 
 def moment(seconds, now):
@@ -2127,16 +2126,16 @@ def explain_settings(app):
 
 
 def explain(settings, words):
-    """Explain the token in `words`, or the set-up if there are none; -> the exit status."""
+    """Explain the token in `words`, or the set-up if there are none; -> whether all is well with it."""
     app = App(settings, time.time, KeySet(settings.keys_url()))
     app.keys.refresh(wait=True)
     if not words:
-        return int(not explain_settings(app))
+        return explain_settings(app)
     token = sys.stdin.read() if words == ["-"] else " ".join(words)
     token = re.sub("^(Authorization: *)?Bearer( +|$)", "", token.strip(), flags=re.IGNORECASE)
     if not token:
         raise Faults(["There is no token to explain; without any argument, `explain` looks at the settings."])
-    return int(not explain_token(app, token))
+    return explain_token(app, token)
 
 
 def main(arguments):
@@ -2157,7 +2156,7 @@ def main(arguments):
     try:
         settings = Settings.from_env(os.environ | {name: value for name, value in given.items() if value is not None})
         if command:
-            sys.exit(explain(settings, words))
+            sys.exit(int(not explain(settings, words)))
         serve(settings)
     except Faults as faults:
         print(*faults.args[0], sep="\n", file=sys.stderr)
