@@ -1695,7 +1695,7 @@ def response_of(status, about, schema):
 def parameters(route):
     """The parameters of a route, in its path, query and headers."""
     found = [("query", name, read.schema) for name, read in getattr(route.callback, "query", {}).items()]
-    if "<entry_id" in route.rule:
+    if ENTRY_ID in route.rule:
         found.append(("path", "entry_id", {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}))
     if "Idempotency-Key" in route.callback.__doc__:
         found.append(("header", "Idempotency-Key", idempotency_key.schema))
@@ -1733,7 +1733,7 @@ def description():
 
 def path_of(route):
     """A route's path as OpenAPI writes it."""
-    return re.sub(r"<(\w+):[^>]*>", r"{\1}", route.rule)
+    return route.rule.replace(ENTRY_ID, "{entry_id}")
 
 
 def openapi(app):
@@ -1874,6 +1874,12 @@ class App(bottle.Bottle):
 
 
 ALWAYS_SENT = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
+CORS_HEADERS = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Request-ID",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+    "Access-Control-Expose-Headers": "Link, Location, Retry-After, WWW-Authenticate, X-Request-ID",
+    "Access-Control-Max-Age": "600",
+}
 
 
 def cors_headers():
@@ -1881,15 +1887,7 @@ def cors_headers():
     response.add_header("Vary", "Origin")
     origin = request.environ.get("HTTP_ORIGIN")
     if origin in request.app.settings.cors_origins:
-        response.set_header("Access-Control-Allow-Origin", origin)
-        response.set_header(
-            "Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, X-Request-ID"
-        )
-        response.set_header("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
-        response.set_header(
-            "Access-Control-Expose-Headers", "Link, Location, Retry-After, WWW-Authenticate, X-Request-ID"
-        )
-        response.set_header("Access-Control-Max-Age", "600")
+        response.headers.update(CORS_HEADERS | {"Access-Control-Allow-Origin": origin})
 
 
 def create_app(settings=None, clock=time.time, keys=None):
