@@ -1935,7 +1935,7 @@ def test_quick_reader_takes_what_is_usual():
     for ascii_only in (True, False):
         body = json.dumps([PLAIN, *described], ensure_ascii=ascii_only).encode()
         single, results, entries = timesheets.read_flawless(body)
-        assert (single, len(results), entries[2][2][-1]) == (False, 3, "Über")
+        assert (single, len(results), entries[2][1][-1]) == (False, 3, "Über")
 
 
 @pytest.mark.parametrize(

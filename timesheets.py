@@ -1238,7 +1238,7 @@ def upload():
     dry_run, body = request["asked"].get("dry_run", 0), read_body()
     single, results, entries = read_flawless(body) or read_rows(read_json(body))
     with request.app.db.transaction(keep=not dry_run) as db:
-        upsert(db, request["caller"].client, entries, results)
+        upsert(db, request["caller"].client, entries)
         stored = find(db, "id = ? AND voided = 0", [results[0].id or None]) if single else None
     for result in results:
         if dry_run and result.status == "created":
@@ -1284,20 +1284,20 @@ def read_flawless(body):
         for index, row in enumerate(rows):
             about = "" if row.description is msgspec.UNSET else description(row.description)
             fields = (person(row.user_id), day(row.date), project(row.project), seconds(row.hours), about)
-            entries.append((index, key(row.external_id), fields))
-            results.append(Result(index, entries[-1][1], "rejected"))
+            results.append(Result(index, key(row.external_id), "rejected"))
+            entries.append((results[-1], fields))
     except (msgspec.DecodeError, ValueError):
         return None
     # The decoder lets a name stand twice in a row, but then there are more quotes than those of five names, four texts.
     once = body.count(b'"') == 18 * len(rows) + 4 * sum(row.description is not msgspec.UNSET for row in rows)
-    unique = len({key for _, key, _ in entries}) == len(rows) <= MAX_ROWS
+    unique = len({result.external_id for result in results}) == len(rows) <= MAX_ROWS
     return (False, results, entries) if once and unique else None
 
 
 def read_rows(sent):
     """Read an upload -> (whether it is a single object, a result for each row, the entries to store).
 
-    An entry is (index, external_id, fields): fields in the order of UPLOADED_ENTRY, or None to void it.
+    An entry is (its result, fields): fields in the order of UPLOADED_ENTRY, or None to void it.
     :raise Problem: 413, more rows than an upload may hold
     """
     rows = sent if type(sent) is list else [sent]
@@ -1315,7 +1315,7 @@ def read_rows(sent):
                 detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
                 result.code = "duplicate"
                 raise Faults([Fault("external_id", detail)])
-            entries.append((index, key, None if gone else tuple(entry.values())))
+            entries.append((result, None if gone else tuple(entry.values())))
         except Faults as faults:
             result.code, result.errors = result.code or "invalid", faults.args[0]
             if type(row) is dict and type(row.get("external_id")) is str:
@@ -1327,12 +1327,12 @@ APPROVED = Fault("approved", "is true, so this entry cannot change until its app
 UNKNOWN = (None, 0, 1)  # an entry that is not there is like a void one without an id
 
 
-def upsert(db, source, entries, results):
-    """Bring the source's entries to what was sent and complete the results."""
-    known = known_entries(db, source, [key for _, key, _ in entries if key is not None])
-    new, changes = [], []
-    for index, key, fields in entries:
-        result, old = results[index], known.get(key, UNKNOWN)
+def upsert(db, source, entries):
+    """Bring the source's entries to what was sent and complete their results."""
+    keys = [result.external_id for result, _ in entries if result.external_id is not None]
+    known, new, changes = known_entries(db, source, keys), [], []
+    for result, fields in entries:
+        old = known.get(result.external_id, UNKNOWN)
         entry_id, approved, voided = old[:3]
         if (fields is None and voided) or (not voided and fields == old[3:]):
             result.status = "unchanged"
@@ -1340,7 +1340,7 @@ def upsert(db, source, entries, results):
             result.code, result.errors = "approved", [APPROVED]
         elif entry_id is None:
             result.status = "created"
-            new.append((result, (source, key, *fields)))
+            new.append((result, (source, result.external_id, *fields)))
         else:
             result.status = "deleted" if fields is None else "updated"
             changes.append((*(fields or old[3:]), int(fields is None), utc_now(), source, entry_id))
