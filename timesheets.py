@@ -2045,7 +2045,7 @@ def serve(settings):
 
 def mark(good, name, found, advice=""):
     """Print one line of an explanation, with the advice if it is needed; -> whether all is well with it."""
-    shown = ascii(found)[:120] if isinstance(found, (dict, list)) else ascii(str(found))[1:-1][:120]
+    shown = ascii(str(found))[1:-1][:120]  # whatever a token says, the terminal gets plain characters
     print(f"{'✓' if good else '✗'} {name:10} {shown}{f'   ({advice})' if not good else ''}")
     return good
 
