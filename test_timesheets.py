@@ -999,6 +999,20 @@ def test_banner_says_where_it_listens_and_whom_it_trusts(live, tenant):
     assert live.banner == f"Timesheets API on {live.url}, trusting {tenant.url} for {AUDIENCE}\n"
 
 
+def test_banner_has_an_ipv6_address_as_a_url_does(tenant, tmp_path):
+    """In brackets, or the port would pass for a part of it."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = Server(tenant, tmp_path, HOST="::1")
+    try:
+        assert server.url == f"http://[::1]:{server.port}"
+    finally:
+        server.kill()
+        server.process.stdout.close()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code", "headers"),
     [

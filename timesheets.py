@@ -2017,10 +2017,12 @@ def serve(settings):
     from granian.log import LogLevels
 
     open_database(settings.database_url).migrate()
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family, host = socket.AF_INET, settings.host
+    if ":" in host:
+        family, host = socket.AF_INET6, f"[{host}]"
     with socket.create_server((settings.host, settings.port), family=family) as probe:
         port = probe.getsockname()[1]  # a free one for port 0; a port in use ends here, and is not shared by accident
-    where = f"{'https' if settings.tls_cert else 'http'}://{settings.host}:{port}"
+    where = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
     print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}", flush=True)
     Granian(
         "timesheets",
