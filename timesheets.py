@@ -1792,7 +1792,7 @@ The same in a form for programs, with every field and error: <a href="{{home}}/o
  "user_id": "jane@contractor.example"}</pre>
 % for path, operations in paths.items():
 % for method, operation in operations.items():
-% scope = operation.get('security', [{}])[0].get('auth0', [''])[0]
+% scope = operation['security'][0]['auth0'][0] if 'security' in operation else ''
 <h2>{{method.upper()}} {{path}}</h2>
 <p>{{!marked(operation['description'])}}</p>
 <p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
