@@ -1313,11 +1313,11 @@ def read_rows(sent):
             key = result.external_id = entry.pop("external_id")
             if key is not None and first.setdefault(key, index) != index:
                 detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
-                result.code = "duplicate"
-                raise Faults([Fault("external_id", detail)])
-            entries.append((result, None if gone else tuple(entry.values())))
+                result.code, result.errors = "duplicate", [Fault("external_id", detail)]
+            else:
+                entries.append((result, None if gone else tuple(entry.values())))
         except Faults as faults:
-            result.code, result.errors = result.code or "invalid", faults.args[0]
+            result.code, result.errors = "invalid", faults.args[0]
             if type(row) is dict and type(row.get("external_id")) is str:
                 result.external_id = sayable(row["external_id"])
     return rows is not sent, results, entries
