@@ -1154,11 +1154,11 @@ def entry_of(row):
     return Entry(entry_id, user_id, day, project, in_hours(seconds), description, approved == 1, source, key)
 
 
-def answer(value, status=200, location=None):
-    """Send JSON."""
+def answer(value, status=200):
+    """Send JSON; with an entry that was created, where it is."""
     response.status, response.content_type = status, "application/json"
-    if location is not None:
-        response.set_header("Location", f"{request.app.settings.public_url}/timesheets/{location}")
+    if status == 201 and value.id is not None:
+        response.set_header("Location", f"{request.app.settings.public_url}/timesheets/{value.id}")
     return msgspec.json.encode(value)
 
 
@@ -1258,7 +1258,7 @@ def answer_one(result, stored):
         return answer(result)
     entry = entry_of(stored)
     entry.id = result.id
-    return answer(entry, 201, entry.id) if result.status == "created" else answer(entry)
+    return answer(entry, 201 if result.status == "created" else 200)
 
 
 class FlawlessRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -1427,8 +1427,7 @@ def create():
             text = msgspec.json.encode(entry_of(find(db, "id = ?", [entry_id]))).decode()
             if key is not None:
                 db.execute("INSERT INTO replay VALUES (?, ?, ?, ?)", (caller.person, key, digest, text))
-    entry = msgspec.json.decode(text, type=Entry)
-    return answer(entry, 201, entry.id)
+    return answer(msgspec.json.decode(text, type=Entry), 201)
 
 
 @reads(type="string", pattern=r"^[\x21-\x7e]{1,200}$")
