@@ -409,7 +409,8 @@ class Database:
             except IndexError:  # asking for its length first would race with other threads
                 connection = self.open()
             try:
-                yield connection
+                with connection:  # rolls back what something raised has interrupted; psycopg's pool does so too
+                    yield connection
             finally:
                 self.idle.append(connection)
         except sqlite3.OperationalError as fault:
@@ -422,13 +423,9 @@ class Database:
         """Lend a connection in a write transaction: all of it is stored or nothing; nothing when `keep` is false."""
         may_wait()
         with self.connection() as connection:
-            try:
-                connection.execute(self.begin)
-                yield connection
-                connection.execute("COMMIT" if keep else "ROLLBACK")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+            connection.execute(self.begin)
+            yield connection
+            connection.execute("COMMIT" if keep else "ROLLBACK")
 
     def read(self, sql, values=()):
         """All rows of a query, as tuples."""
@@ -570,11 +567,6 @@ class PostgresConnection:
             with cursor.copy(f"COPY {insert[1]} FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
-
-    @property
-    def in_transaction(self):
-        """Whether a transaction is open."""
-        return self.connection.info.transaction_status != 0
 
 
 def open_database(url):
