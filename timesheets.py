@@ -379,6 +379,7 @@ class Database:
 
     begin = "BEGIN IMMEDIATE"
     schema_version = "PRAGMA user_version"
+    set_version = "PRAGMA user_version = {}"
     passing = {  # result codes for trouble that is not the request's
         sqlite3.SQLITE_BUSY: BUSY,
         sqlite3.SQLITE_READONLY: AWAY,
@@ -455,7 +456,7 @@ class Database:
             for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
                 for statement in re.sub(r"--.*", "", statements).split(";"):
                     db.execute(statement)
-                self.set_version(db, version)
+                db.execute(self.set_version.format(version))
         return found
 
     def migrate(self):
@@ -472,10 +473,6 @@ class Database:
         while self.idle:
             self.idle.pop().close()
 
-    def set_version(self, db, version):
-        """Note the schema's version in the file."""
-        db.execute(f"PRAGMA user_version = {version:d}")
-
 
 class Postgres(Database):
     """A PostgreSQL database, shared by any number of API processes: the same SQL, serializable transactions, a pool.
@@ -488,6 +485,7 @@ class Postgres(Database):
     schema_version = (
         "UPDATE schema_version SET version = 0 WHERE version = 0 RETURNING (SELECT max(version) FROM schema_version)"
     )
+    set_version = "INSERT INTO schema_version VALUES ({})"
 
     def __init__(self, url):
         try:
@@ -540,10 +538,6 @@ class Postgres(Database):
     def close(self):
         """Close the pool."""
         self.pool.close()
-
-    def set_version(self, db, version):
-        """Note the schema's version in its table."""
-        db.execute("INSERT INTO schema_version VALUES (?)", [version])
 
 
 class PostgresConnection:
