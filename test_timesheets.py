@@ -971,6 +971,15 @@ def test_unusable_database_is_refused_at_start(tenant, tmp_path, make, sentence)
     assert sentence in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_postgresql_that_cannot_take_the_tables_is_refused_at_start(tenant, database):
+    """A schema that is missing, or that the role may not write to, ends the start with a sentence too."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": database + "_missing"}
+    done = run("timesheets.py", PORT="0", **env)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "no schema has been selected" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [

@@ -377,6 +377,7 @@ SCHEMA = [
 class Database:
     """A SQLite file. Its connections are lent out, one to a thread at a time, and kept for the next."""
 
+    errors = sqlite3
     begin = "BEGIN IMMEDIATE"
     schema_version = "PRAGMA user_version"
     set_version = "PRAGMA user_version = {}"
@@ -463,7 +464,7 @@ class Database:
         """Bring the schema to this version. :raise Faults: it is no database of ours, or a newer program's."""
         try:
             found = run_to_the_end(self.upgrade)  # other processes start as well
-        except (sqlite3.Error, Problem) as fault:
+        except (self.errors.Error, Problem) as fault:
             raise Faults([f"DATABASE_URL is no database that can be used: {fault.__cause__ or fault}."]) from fault
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
