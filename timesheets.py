@@ -820,31 +820,25 @@ def fetch_keys(address):
     return usable_keys(json.loads(body))
 
 
-class HeadInTime(urllib.request.AbstractHTTPHandler):
+class HeadInTime(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
     """Opens http and https, and hangs up when the head of the answer is not here in time, however it drips."""
 
-    def connect(self, kind, host, **options):
-        """A connection that has DEADLINE seconds from now."""
-        connection = kind(host, **options)
+    def do_open(self, http_class, req, **http_conn_args):
+        """What both handlers call with their kind of connection, which here has DEADLINE seconds from its making."""
 
-        def hang_up():
-            with contextlib.suppress(OSError, AttributeError):  # it is closed, or handed on to who reads the body
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        def connect(host, **options):
+            connection = http_class(host, **options)
 
-        timer = threading.Timer(DEADLINE, hang_up)
-        timer.daemon = True
-        timer.start()
-        return connection
+            def hang_up():
+                with contextlib.suppress(OSError, AttributeError):  # it is closed, or handed on to who reads the body
+                    connection.sock.shutdown(socket.SHUT_RDWR)
 
-    def http_open(self, asked):
-        """Called by the opener for http."""
-        return self.do_open(functools.partial(self.connect, http.client.HTTPConnection), asked)
+            timer = threading.Timer(DEADLINE, hang_up)
+            timer.daemon = True
+            timer.start()
+            return connection
 
-    def https_open(self, asked):
-        """Called by the opener for https."""
-        return self.do_open(functools.partial(self.connect, http.client.HTTPSConnection), asked)
-
-    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+        return super().do_open(connect, req, **http_conn_args)
 
 
 def usable_keys(document):
