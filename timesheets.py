@@ -80,13 +80,8 @@ class Faults(ValueError):
 def url(text):
     """An absolute address, encrypted unless it stays on this machine."""
     parts = urllib.parse.urlsplit(text)
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or "@" in parts.netloc
-        or parts.query
-        or parts.fragment
-    ):
+    names_host = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+    if not names_host or parts.query or parts.fragment:
         raise ValueError("must be a plain https:// address")
     if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
         raise ValueError("must start with https://; what goes over http:// can be read and changed on its way")
