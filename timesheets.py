@@ -263,18 +263,18 @@ def problem_json(error):
         if request.method == "OPTIONS":
             response.status = 204
             return b""
-    code, detail = BOTTLES_OWN.get(error.status_code, ("internal_error", "Something went wrong in the API."))
-    if isinstance(error, Problem):
-        code, detail = error.code, error.detail
-    request["reason"] = f"{code}: {getattr(error, 'reason', None) or detail}"
+    if not isinstance(error, Problem):
+        unforeseen = ("internal_error", "Something went wrong in the API.")
+        error = Problem(error.status_code, *BOTTLES_OWN.get(error.status_code, unforeseen))
+    request["reason"] = f"{error.code}: {error.reason or error.detail}"
     public_url, challenge = request.app.settings.public_url, response.get_header("WWW-Authenticate")
     if public_url and challenge:  # where a client that has only our address learns who signs (RFC 9728 section 5)
         metadata = f'resource_metadata="{public_url}/.well-known/oauth-protected-resource"'
         response.set_header("WWW-Authenticate", f"{challenge}, {metadata}")
     title = http.client.responses.get(error.status_code, "Error")
-    facts = ("about:blank", title, error.status_code, detail, code, request["request_id"])
+    facts = ("about:blank", title, error.status_code, error.detail, error.code, request["request_id"])
     response.content_type = "application/problem+json"
-    return msgspec.json.encode(ProblemDetails(*facts, getattr(error, "errors", None) or []))
+    return msgspec.json.encode(ProblemDetails(*facts, error.errors or []))
 
 
 class MustWait(BaseException):
@@ -586,7 +586,7 @@ MAX_BODY, MAX_ROWS = 8 * 1024 * 1024, 10_000
 BODY_DEADLINE = 30  # seconds for a whole body
 BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
 DECIMAL = re.compile(r"\s*\d+(\.\d*)?(e[+-]?\d{1,3})?\s*", re.ASCII | re.IGNORECASE)
-TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d+)?)?"
+TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,30})?)?"
 ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
 JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
 
