@@ -873,9 +873,9 @@ class KeySet:
             asked = self.refresh(wait=True)
         elif self.state() == "stale":
             self.refresh(wait=False)
-        state = self.state()
-        if kid in self.keys and state != "none":
-            return self.keys[kid]
+        key, state = self.keys.get(kid), self.state()  # one look, because a fetch may end in between two
+        if key and state != "none":
+            return key
         if state == "fresh" and not (asked and self.fetched < self.tried):
             raise InvalidToken(f"the issuer has no key {kid!r}")
         detail = "The issuer's signing keys cannot be fetched, so this token cannot be judged now; try again later."
