@@ -908,6 +908,9 @@ def test_issuer_is_read_from_the_domain(domain, issuer):
         pytest.param({"PORT": "80a"}, "PORT must be a whole number from 0 to 65535", id="port"),
         pytest.param({"WORKERS": "0"}, "WORKERS must be a whole number from 1 to 64", id="workers"),
         pytest.param({"TLS_CERT": __file__}, "TLS_CERT and TLS_KEY belong together", id="half-a-certificate"),
+        pytest.param(
+            {"TLS_CERT": __file__, "TLS_KEY": " "}, "TLS_CERT and TLS_KEY belong together", id="certificate-and-blank"
+        ),
         pytest.param({"TLS_CERT": __file__, "TLS_KEY": "no.pem"}, "TLS_KEY names no file: no.pem.", id="no-key"),
         *(
             pytest.param({"CORS_ORIGINS": origin}, "CORS_ORIGINS must", id=f"origin-{n}")

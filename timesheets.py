@@ -204,7 +204,7 @@ class Settings:
                     raise ValueError("is not set")
             except ValueError as fault:
                 faults.append(f"{variable} {fault}. It is {meaning}.")
-        if bool(env.get("TLS_CERT")) != bool(env.get("TLS_KEY")):
+        if bool(env.get("TLS_CERT", "").strip()) != bool(env.get("TLS_KEY", "").strip()):
             faults.append("TLS_CERT and TLS_KEY belong together. Only one of them is set.")
         if faults:
             raise Faults(faults)
