@@ -493,11 +493,9 @@ class Postgres(Database):
             psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.Error:  # whose text would show the password
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
-        self.url, self.errors = url, (errors := psycopg.errors)
-        self.races = (  # with others' transactions; and with the making of the tables by hosts that start at once
-            *(errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation),
-            *(errors.DuplicateTable, errors.DuplicateObject),
-        )
+        self.errors = errors = psycopg.errors
+        start = (errors.DuplicateTable, errors.DuplicateObject)  # hosts that start at once make the same tables
+        self.races = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation, *start)
         logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
         self.pool = psycopg_pool.ConnectionPool(
             url, min_size=1, max_size=THREADS, timeout=5, open=False, kwargs={"autocommit": True}
@@ -549,14 +547,13 @@ class PostgresConnection:
 
     def executemany(self, sql, rows):
         """Run a statement for each row, in one go; new rows go by COPY, which takes a third of the time."""
-        insert = re.match(r"INSERT INTO (\w+ \([^)]*\)) VALUES", sql)
-        with self.connection.cursor() as cursor:
-            if insert is None:
-                cursor.executemany(sql.replace("?", "%s"), rows)
-                return
+        cursor = self.connection.cursor()
+        if insert := re.match(r"INSERT INTO (\w+ \([^)]*\)) VALUES", sql):
             with cursor.copy(f"COPY {insert[1]} FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
+        else:
+            cursor.executemany(sql.replace("?", "%s"), rows)
 
 
 def open_database(url):
@@ -713,7 +710,7 @@ def no_number(name):
 
 
 def read_body():
-    """The request's body. :raise Problem: 415 it is not JSON, 413 it is over the limit, which its length may tell."""
+    """The request's body. :raise Problem: 415 no JSON, 413 over the limit, which its length may tell, 400 cut short."""
     media, _, parameters = request.environ.get("CONTENT_TYPE", "").lower().partition(";")
     if media.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
         raise Problem(415, "unsupported_media_type", "The body must be JSON in UTF-8: Content-Type: application/json")
