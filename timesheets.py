@@ -252,6 +252,7 @@ BOTTLES_OWN = {  # errors that Bottle raises itself, in our words
     400: ("bad_request", "This is not a request as HTTP has it."),
     404: ("not_found", "There is nothing at this address."),
     405: ("method_not_allowed", "This address does not take that method; the Allow header names those it takes."),
+    500: ("internal_error", "Something went wrong in the API; its log says more."),
 }
 
 
@@ -264,8 +265,7 @@ def problem_json(error):
             response.status = 204
             return b""
     if not isinstance(error, Problem):
-        unforeseen = ("internal_error", "Something went wrong in the API.")
-        error = Problem(error.status_code, *BOTTLES_OWN.get(error.status_code, unforeseen))
+        error = Problem(error.status_code, *BOTTLES_OWN.get(error.status_code, BOTTLES_OWN[500]))
     request["reason"] = f"{error.code}: {error.reason or error.detail}"
     public_url, challenge = request.app.settings.public_url, response.get_header("WWW-Authenticate")
     if public_url and challenge:  # where a client that has only our address learns who signs (RFC 9728 section 5)
@@ -327,7 +327,7 @@ def fence(handler):
             raise
         except Exception as fault:  # the one place that catches everything
             log.exception("request %s failed", request["request_id"])
-            raise Problem(500, "internal_error", "Something went wrong in the API; its log says more.") from fault
+            raise Problem(500, *BOTTLES_OWN[500]) from fault
 
     return fenced
 
@@ -518,9 +518,8 @@ class Postgres(Database):
 
     def new_ids(self, db, count):
         """Ids for so many new entries."""
-        return [
-            entry_id for (entry_id,) in db.execute("SELECT nextval('entry_id') FROM generate_series(1, ?)", [count])
-        ]
+        rows = db.execute("SELECT nextval('entry_id') FROM generate_series(1, ?)", [count])
+        return [entry_id for (entry_id,) in rows]
 
     def prepare(self):
         """Make the table that knows the schema's version, and the source of ids."""
