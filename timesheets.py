@@ -762,7 +762,7 @@ def read_query(readers):
 @reads(type="string", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$")
 def page_mark(value):
     """A reader of a page's start: the date and id after which it begins."""
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d\.\d{1,18}", value, re.ASCII):
+    if not re.fullmatch(page_mark.schema["pattern"], value):
         raise ValueError("must be as in the Link header of the page before")
     return [value[:10], int(value[11:])]
 
