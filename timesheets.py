@@ -305,15 +305,15 @@ class RaceLost(Exception):
 
 def run_to_the_end(work):
     """Run `work` again while it loses races -> its result. :raise Problem: 503, it lost them all."""
-    attempt, give_up = 0, time.monotonic() + RACE_BUDGET
+    pause, give_up = 0.02, time.monotonic() + RACE_BUDGET
     while True:
         try:
             return work()
         except RaceLost as lost:
             if time.monotonic() > give_up:
                 raise Problem(*BUSY, retry_after=5) from lost
-            attempt += 1
-            time.sleep(random.random() * min(0.01 * 2**attempt, 1))
+            time.sleep(random.random() * pause)
+            pause = min(2 * pause, 1)
 
 
 def fence(handler):
@@ -332,7 +332,7 @@ def fence(handler):
     return fenced
 
 
-# ---- Storage: SQLite, where an answered upload survives a power cut ----
+# ---- Storage: SQLite or PostgreSQL, where an answered upload survives a power cut ----
 
 # Versions of the schema, oldest first. Rows are never deleted: an entry that goes away is voided.
 SCHEMA = [
