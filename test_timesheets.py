@@ -905,6 +905,12 @@ def test_issuer_is_read_from_the_domain(domain, issuer):
         pytest.param(
             {"JWKS_URL": "https://user:secret@x/"}, "JWKS_URL must be a plain https:// address", id="password"
         ),
+        *(
+            pytest.param({"PUBLIC_URL": odd}, "PUBLIC_URL must be a plain https:// address", id=f"odd-url-{n}")
+            for n, odd in enumerate(
+                ["https://", "https://x/?a", "https://x/#a", "https://x/a b", "https://x/\x7f", "https://x:123456/"]
+            )
+        ),
         pytest.param({"PORT": "80a"}, "PORT must be a whole number from 0 to 65535", id="port"),
         pytest.param({"WORKERS": "0"}, "WORKERS must be a whole number from 1 to 64", id="workers"),
         pytest.param({"TLS_CERT": __file__}, "TLS_CERT and TLS_KEY belong together", id="half-a-certificate"),
@@ -1004,6 +1010,14 @@ def test_host_that_is_not_ours_is_a_sentence(tenant, tmp_path):
     done = run("timesheets.py", HOST="192.0.2.1", PORT="0", **env)
     assert (done.returncode, done.stdout) == (1, "")
     assert "cannot listen on HOST 192.0.2.1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_certificate_that_is_none_is_a_sentence(tenant, tmp_path):
+    """It ends the start, and names the setting."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
+    done = run("timesheets.py", PORT="0", TLS_CERT=__file__, TLS_KEY=__file__, **env)
+    assert done.returncode == 1
+    assert f"TLS_CERT {__file__}" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_banner_says_where_it_listens_and_whom_it_trusts(live, tenant):
@@ -2166,10 +2180,8 @@ def test_openapi_is_valid_and_describes_every_route(api):
     assert "`own_entry`" in approve["responses"]["403"]["description"]
     assert set(document["paths"]["/"]["get"]["responses"]) == {"200", "500"}
     flows = document["components"]["securitySchemes"]["auth0"]["flows"]
-    assert flows["clientCredentials"]["scopes"]["batch:upload"].split("  ")[:2] == [
-        "POST /timesheets/upload",
-        "GET /timesheets/upload",
-    ]
+    uploads = "POST /timesheets/upload, GET /timesheets/upload"
+    assert flows["clientCredentials"]["scopes"]["batch:upload"] == uploads
     assert "<" not in json.dumps([document["paths"], flows])
     flows = document["components"]["securitySchemes"]["auth0"]["flows"]
     assert flows["clientCredentials"]["tokenUrl"] == api.tenant.url + "oauth/token"
@@ -2323,6 +2335,16 @@ def test_explain_checks_the_set_up(tenant, tmp_path, changes, status, says):
     )
     assert done.returncode == status and "Traceback" not in done.stderr
     assert all(text.replace("{url}", url) in done.stdout for text in says) and "cret" not in done.stdout, done.stdout
+
+
+def test_explain_ends_quietly_when_nobody_reads_on(tenant, tmp_path):
+    """`explain | head -1` shows a line and nothing else."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
+    command = [sys.executable, "timesheets.py", "explain"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=os.environ | env, cwd=HERE, text=True, **streams) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_explain_of_an_issuer_that_speaks_no_http(tenant):

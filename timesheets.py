@@ -70,7 +70,10 @@ log = logging.getLogger("timesheets")
 
 # ---- Settings: read from the environment, all faults reported at once ----
 
-LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]", re.IGNORECASE)
+ADDRESS = re.compile(  # no name and password, no query, no fragment, nothing that a header or a log could not hold
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?(/[!-\"$->A-~]*)?", re.ASCII | re.IGNORECASE
+)
 
 
 class Faults(ValueError):
@@ -79,11 +82,10 @@ class Faults(ValueError):
 
 def url(text):
     """An absolute address, encrypted unless it stays on this machine."""
-    parts = urllib.parse.urlsplit(text)
-    names_host = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
-    if not names_host or parts.query or parts.fragment:
+    match = ADDRESS.fullmatch(text)
+    if match is None:
         raise ValueError("must be a plain https:// address")
-    if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
+    if match["scheme"].lower() == "http" and not LOOPBACK.fullmatch(match["host"]):
         raise ValueError("must start with https://; what goes over http:// can be read and changed on its way")
     return text
 
@@ -594,7 +596,7 @@ def text(low, high):
     def read(value):
         if type(value) is not str:
             raise ValueError("must be text")
-        value = value.strip() if len(value) < 10_000 else value
+        value = value.strip()
         if not low <= len(value) <= high:
             raise ValueError(f"must have {low} to {high} characters")
         if not value.isprintable() and BAD_CHARACTER.search(value):
@@ -1700,13 +1702,13 @@ def path_of(route):
 
 def openapi(app):
     """The API's description (OpenAPI 3.1), read off its routes."""
-    paths, scopes = collections.defaultdict(dict), collections.defaultdict(str)
+    paths, scopes = collections.defaultdict(dict), collections.defaultdict(list)
     for route in app.routes:
         paths[path_of(route)][route.method.lower()] = operation(route)
         if hasattr(route.callback, "scope"):
-            scopes[route.callback.scope] += f"{route.method} {path_of(route)}  "
+            scopes[route.callback.scope].append(f"{route.method} {path_of(route)}")
     issuer = app.settings.issuer.rstrip("/")
-    flow = {"tokenUrl": issuer + "/oauth/token", "scopes": scopes}
+    flow = {"tokenUrl": issuer + "/oauth/token", "scopes": {scope: ", ".join(opens) for scope, opens in scopes.items()}}
     flows = {"clientCredentials": flow, "authorizationCode": flow | {"authorizationUrl": issuer + "/authorize"}}
     headers = {name: {"description": what, "schema": {"type": "string"}} for name, (what, _) in HEADERS.items()}
     title, _, about = __doc__.partition("\n\n")[0].partition(": ")
@@ -2123,11 +2125,14 @@ def main(arguments):
     except Faults as faults:
         print(*faults.args[0], sep="\n", file=sys.stderr)
         sys.exit(78)
+    except BrokenPipeError:  # who reads an explanation has read enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as fault:
-        sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {fault}")
+        where = f"HOST {settings.host}, PORT {settings.port}, TLS_CERT {settings.tls_cert or 'none'}"
+        sys.exit(f"The API cannot listen on {where}: {fault}")
 
 
-EPILOG = """A flag overrides the environment variable of its name. `explain` makes the database if there is none.
+EPILOG = """A flag overrides the environment variable of its name. `explain` alone makes the database if there is none.
 Exit status: 0 after SIGTERM, 1 when the port cannot be had or something explained is refused, 78 for the settings."""
 
 if __name__ == "__main__":
