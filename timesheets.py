@@ -1150,8 +1150,13 @@ PERIOD = {"from": day, "to": day}
 PAGE = {"limit": number(1, 1000), "after": page_mark}
 
 
-def answer_entries(condition, values=(), approved=(0, 1)):
-    """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288)."""
+def answer_entries(condition="1 = 1", values=(), person="*", approved=(0, 1)):
+    """Send one page of live entries, by date and id: one person's, or all that meet `condition`.
+
+    A Link leads to the next page (RFC 8288).
+    """
+    if person != "*":
+        condition, values = "user_id = ?", [person]
     query, conditions, values = request["asked"], [condition, "voided = 0"], list(values)
     if "project" in query or "approved" in query:  # what is rare may be far between
         may_wait()
@@ -1163,10 +1168,10 @@ def answer_entries(condition, values=(), approved=(0, 1)):
         conditions.append("(date, id) > (?, ?)")
         values += query["after"]
     kinds = [query["approved"]] if "approved" in query else approved
-    if condition.startswith("user_id"):  # the sign keeps the planner to the index by user, in which a person's are few
-        halves = [[*conditions, f"+approved BETWEEN {kinds[0]} AND {kinds[-1]}"]]
-    else:  # the index by approval has a list of both kinds as two ordered halves, which the database merges
+    if person == "*":  # the index by approval has both kinds as two ordered halves, which the database merges
         halves = [[*conditions, f"approved = {kind}"] for kind in kinds]
+    else:  # the sign keeps the planner to the index by user, in which a person's are few
+        halves = [[*conditions, f"+approved BETWEEN {kinds[0]} AND {kinds[-1]}"]]
     select = " UNION ALL ".join(f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(half)}" for half in halves)
     limit = query.get("limit", 100)
     rows = request.app.db.read(f"{select} ORDER BY date, id LIMIT ?", [*values * len(halves), limit + 1])
@@ -1416,7 +1421,7 @@ def timesheets():
     caller, person = request["caller"], request["asked"].get("user_id", request["caller"].person)
     if person != caller.person and "approve:timesheets" not in caller.scopes:
         raise insufficient_scope("approve:timesheets")
-    return answer_entries("1 = 1") if person == "*" else answer_entries("user_id = ?", [person])
+    return answer_entries(person=person)
 
 
 @api.get(f"/timesheets/{ENTRY_ID}")
@@ -1474,7 +1479,7 @@ def approvals():
 
     :return 200: Entries
     """
-    return answer_entries("1 = 1", approved=[0])
+    return answer_entries(approved=[0])
 
 
 @api.put(f"/approvals/{ENTRY_ID}")
