@@ -321,9 +321,9 @@ FORMATS = [
 
 # ---- Reading: a file becomes rows, a row becomes an entry ----
 
-# CSV is read row by row and never as a whole, so that a million rows take no more memory than a thousand. Nothing is
-# told from a file's name, and nothing that can be meant two ways is taken: a contractor is paid by what is read here.
-# A row that cannot be read stops no other; it is counted, and reported with its line.
+# CSV is read row by row and never as a whole: of a million rows only the keys are kept. Nothing is told from a file's
+# name, and nothing that can be meant two ways is taken: a contractor is paid by what is read here. A row that cannot be
+# read stops no other; it is counted, and reported with its line.
 
 SPACES = re.compile(r"[\x00-\x20\x7f-\xa0]+")
 UNDECODED = re.compile("[\udc80-\udcff]")
@@ -935,7 +935,7 @@ class Run:
     def __init__(self, options, api):
         self.options, self.api = options, api
         self.read, self.counts, self.chunk, self.sent = 0, collections.Counter(), [], {}
-        self.seen, self.keys, self.people, self.named = collections.Counter(), set(), set(), ""
+        self.seen, self.people, self.named = collections.Counter(), set(), ""
         self.unreadable, self.rejects_file = 0, None
 
     def take_all(self, file):
@@ -969,8 +969,10 @@ class Run:
         # the key makes it another row.
         if numbered:
             changed = row.key not in (None, key)
-            row = row._replace(number=self.count(key, 0 if changed else row.number), key=key)
-            key += f":{row.number}" if row.number > 1 else ""
+            number = (not changed and row.number) or self.seen[key] + 1
+            self.seen[key] = max(self.seen[key], number)
+            row = row._replace(number=number, key=key)
+            key += f":{number}" if number > 1 else ""
         if fault:
             self.unreadable += 1
             self.reject(row, [fault])
@@ -989,26 +991,18 @@ class Run:
             raise Unreadable("user", "is not in the row; --user EMAIL says it")
         return self.options.user or named
 
-    def count(self, key, number=0):
-        """A row's number among those of this source that have its key; a mended reject comes with one."""
-        mark = short(key)
-        self.seen[mark] = max(self.seen[mark], number) if number else self.seen[mark] + 1
-        return number or self.seen[mark]
-
     def queue(self, key, user, entry, row, changed):
         """Print an entry, or have it uploaded with the next chunk; once, of sources that overlap."""
         sent = {"external_id": key, **entry}
         if self.options.print:
             print(json.dumps(sent, ensure_ascii=False))
             return
-        if self.options.snapshot:
-            self.keys.add(key)
-            self.people.add(user)
-        mark, said = short(key), short(tuple(entry.values()))
-        if mark not in self.sent:
-            self.sent[mark] = said
+        self.people.add(user)
+        said = hash(tuple(entry.values()))  # enough to compare two rows of one key, and small where a million are kept
+        if key not in self.sent:
+            self.sent[key] = said
             self.chunk.append((sent, row, changed))
-        elif self.sent[mark] == said:
+        elif self.sent[key] == said:
             self.counts["skipped"] += 1
         else:
             says = "is the key of an earlier row, which says something else; one of the two must be wrong"
@@ -1056,14 +1050,14 @@ class Run:
         if self.unreadable:
             says = "so nothing is voided: they may be what is missing."
             raise Stop(REJECTED, f"{self.unreadable} rows could not be read, {says}")
-        trackers = {tracker_of(key) for key in self.keys}
+        trackers = {tracker_of(key) for key in self.sent}
         live = [entry for entry in self.api.stored(*self.options.snapshot) if entry["user_id"] in self.people]
         live = [entry for entry in live if tracker_of(entry["external_id"]) in trackers]
         gone = []
         for entry in live:
-            if entry["external_id"] not in self.keys and entry["approved"]:
+            if entry["external_id"] not in self.sent and entry["approved"]:
                 log.error("%s of %s is gone upstream but approved, so it stays", entry["external_id"], entry["date"])
-            elif entry["external_id"] not in self.keys:
+            elif entry["external_id"] not in self.sent:
                 gone.append({"external_id": entry["external_id"], "deleted": True})
         limit = max(5, len(live) // 10) if self.options.max_delete is None else self.options.max_delete
         if len(gone) > limit:
@@ -1082,13 +1076,6 @@ class Run:
         changed = sum(self.counts[outcome] for outcome in ("created", "updated", "deleted", "rejected"))
         line = f"{'dry run: ' if self.options.dry_run else ''}{self.read} rows: {said or 'nothing to do'}"
         log.log(logging.WARNING if changed else logging.INFO, line)
-
-
-def short(value):
-    """What stands for a value where a million are remembered: they would fill 150 MB, their hashes take half of that,
-    and of ten million values two share one with a chance of 1 in 20,000.
-    """
-    return hash(value) & 0xFFF_FFFF_FFFF_FFFF  # 60 bits: the largest int that takes 32 bytes
 
 
 def tracker_of(key):
