@@ -215,18 +215,17 @@ class Format:
     kind        csv or json
     needs       the columns by which it is recognised, commas between; `A|B` is either, as in translations
     plain       the roles whose column is called as they are
-    roles       role = column for the others; `A|B` takes the first that is filled; `a.b` is b inside a (JSON)
+    roles       role = column for the others; `A|B` takes the first that is filled; `a.b` is b inside a, as `flat` says
     unit        what a bare number in `duration` means: HOURS, SECONDS, or nothing we could trust (0)
     only        recognised only if no other column is there
-    each        the list inside a JSON object that holds its rows
 
     Roles that do not say it themselves: `running` is True or `current` while a timer runs (besides, an empty end says
     so in every format), `gone` is filled when the tracker deleted the row, `surname` follows the user, and `client`
     and `task` belong to the key where there is neither an id nor a start.
     """
 
-    def __init__(self, name, kind, needs, plain="", unit=0, only="", each="", **roles):
-        self.name, self.kind, self.unit, self.each = name, kind, unit, each
+    def __init__(self, name, kind, needs, plain="", unit=0, only="", **roles):
+        self.name, self.kind, self.unit = name, kind, unit
         self.source = name.partition("-")[0]
         self.needs = [column.strip().split("|") for column in needs.split(",")]
         self.only = only and set(only.split(", "))
@@ -243,15 +242,15 @@ class Format:
         return column.casefold() if self.kind == "csv" else column
 
     def bind(self, names):
-        """Where each role stands in records with these columns: {role: [path, ...]}, each path the keys on its way."""
+        """The columns of each role, as this input writes them. JSON may leave out what is empty, so there all count."""
         if self.kind == "json":
-            return {role: [column.split(".") for column in columns] for role, columns in self.roles.items()}
+            return self.roles
         written = {self.fold(name): name for name in reversed(names)}
         places = {
-            role: [[written[self.fold(column)]] for column in columns if self.fold(column) in written]
+            role: [written[self.fold(column)] for column in columns if self.fold(column) in written]
             for role, columns in self.roles.items()
         }
-        return {role: paths for role, paths in places.items() if paths}
+        return {role: columns for role, columns in places.items() if columns}
 
 
 FORMATS = [
@@ -262,7 +261,7 @@ FORMATS = [
            end_date="End date|Stop date", end_time="End time|Stop time"),
     Format("toggl-api", "json", "id, start, duration, workspace_id|wid", "id, description, start, duration",
            unit=SECONDS, user="user_name|user_id|uid", project="project_name|project_id|pid", gone="server_deleted_at"),
-    Format("toggl-reports", "json", "time_entries, user_id|username", "id, description, start", each="time_entries",
+    Format("toggl-reports", "json", "id, seconds, start, user_id|username", "id, description, start",
            unit=SECONDS, user="email|username|user_id", project="project_name|project_id", duration="seconds"),
     # Clockify. Dates and durations look as the workspace sets it: 1.50, 1:30 and 01:30:00 all stand in "Duration (h)".
     Format("clockify", "csv", "Start Date, Start Time, Duration (h)", "project, description",
@@ -285,7 +284,7 @@ FORMATS = [
            unit=HOURS, user="E-mail|E-Mail|User|Benutzer|Name", project="Project|Projekt",
            description="Description|Beschreibung", date="Date|Datum", time="From|Von", end_time="To|Bis",
            duration="Duration|Dauer"),
-    Format("kimai-api", "json", "id, begin, duration, activity", "id, description, end, duration",
+    Format("kimai-api", "json", "id, begin, duration, activity|activity.id", "id, description, end, duration",
            unit=SECONDS, user="user.email|user.username|user.id|user", project="project.name|project.id|project",
            start="begin"),
     # solidtime. The detailed CSV is in the exporter's own time; the API and the ZIP are in UTC.
@@ -335,7 +334,7 @@ class Row(typing.NamedTuple):
     """One record of the input, with what it takes to read it."""
 
     form: Format
-    places: dict  # the paths at which each role stands in the record, as Format.bind says
+    places: dict  # the columns of each role, as Format.bind says
     order: typing.Optional[str]  # of day, month and year; None if nobody said and nothing proved it
     line: int
     record: dict
@@ -344,21 +343,19 @@ class Row(typing.NamedTuple):
 
     def value(self, role):
         """The first filled value among a role's columns; trackers write nothing as an empty cell or as `-`."""
-        for path in self.places.get(role, ()):
-            found = self.record.get(path[0])
-            for name in path[1:]:
-                found = found.get(name) if isinstance(found, dict) else None
+        for column in self.places.get(role, ()):
+            found = self.record.get(column)
             if isinstance(found, str):
                 found = found.strip()
-            elif isinstance(found, (dict, list)):  # a lone tag is the project by convention; of several, none is
-                found = found[0] if isinstance(found, list) and len(found) == 1 else None
+            elif isinstance(found, list):  # a lone tag is the project by convention; of several, none is
+                found = found[0] if len(found) == 1 else None
             if found not in (None, "", "-"):
                 return found
         return None
 
     def column(self, role):
         """The name of a role's column, as the input has it."""
-        return ".".join(self.places.get(role, [[role]])[0])
+        return self.places.get(role, [role])[0]
 
     def read(self, role, reader, *more):
         """A role's value through a reader, None where it is empty. :raise Unreadable: with the column's name."""
@@ -443,22 +440,28 @@ def read_csv(text, first, options):
 
 def read_json(text, options):
     """Rows of a JSON document: a bare array, or the array inside an API's answer. A row's line is its number."""
-    rows = listed(parse_json(text.read().encode()))
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
-    if not rows:
-        return
-    names = {name for row in rows[:100] for name in row}
-    inner = ((name, value) for row in rows[:100] for name, value in row.items() if isinstance(value, dict))
-    form = recognise("json", names | {f"{name}.{part}" for name, value in inner for part in value}, options)
-    places = form.bind(())
-    for number, row in enumerate(rows, start=1):
-        inside = (row.get(form.each) if form.each else None) or [{}]
-        with or_stop(NO_INPUT, f"Row {number}: {form.each} is no list of objects.", TypeError):
-            records = [{**row, **part, form.each: None} if form.each else row for part in inside]
-        for record in records:
-            yield Row(form, places, options.date_format, number, record)
+    records = []
+    for number, row in enumerate(listed(parse_json(text.read().encode())), start=1):
+        says = f"Row {number} of the JSON is no object, or its time_entries are no list of objects."
+        with or_stop(NO_INPUT, says, AttributeError, TypeError, RecursionError):
+            shared = flat(row)
+            parts = shared.pop("time_entries", None) or [{}]  # Toggl's reports put entries that are alike into one row
+            records += [(number, {**shared, **flat(part)}) for part in parts]
+    if records:
+        form = recognise("json", {name for _, record in records[:100] for name in record}, options)
+        for number, record in records:
+            yield Row(form, form.bind(()), options.date_format, number, record)
+
+
+def flat(record, way=""):
+    """{"user": {"name": "Kim"}} as {"user.name": "Kim"}: a column of JSON is called by the way that leads there."""
+    columns = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            columns.update(flat(value, f"{way}{name}."))
+        else:
+            columns[way + name] = value
+    return columns
 
 
 def parse_json(text):
@@ -484,9 +487,9 @@ def read_rejects(text, options):
         if not written.strip():
             continue
         says = f"Line {line} is not as --rejects writes it; mend only its row."
-        with or_stop(NO_INPUT, says, ValueError, LookupError, TypeError):
+        with or_stop(NO_INPUT, says, ValueError, LookupError, TypeError, AttributeError):
             reject = json.loads(written)
-            form, record, number = forms[reject["format"]], dict(reject["row"]), int(reject["occurrence"] or 0)
+            form, record, number = forms[reject["format"]], flat(reject["row"]), int(reject["occurrence"] or 0)
         if options.map:
             form = recognise(form.kind, list(record), options)
         elif form.source == "generic" and form.missing(record):
