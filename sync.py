@@ -879,10 +879,9 @@ class Api:
 
     def call(self, path, body=None):
         """(status, headers, JSON). A token that is refused is dropped and fetched once more. :raise Stop: no use."""
-        address = urllib.parse.urljoin(self.settings["api"] + "/", path.lstrip("/"))
         for fresh in (False, True):
-            request = urllib.request.Request(address, body, {"Authorization": f"Bearer {self.token}"})
-            request.add_header("Content-Type", "application/json")
+            headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+            request = urllib.request.Request(self.settings["api"] + path, body, headers)
             status, headers, text = persist("The Timesheets API", request, self.deadline)
             if status != 401 or fresh:
                 break
@@ -905,6 +904,8 @@ class Api:
 
         A chunk that is too large for the API (413) is halved. :raise Stop: 70, a row got no result.
         """
+        if not rows:
+            return []
         query = "?dry_run=1" if dry_run else ""
         status, _, answer = self.call("/timesheets/upload" + query, json.dumps(rows).encode())
         if status == 413 and len(rows) > 1:
@@ -1019,7 +1020,7 @@ class Run:
         A mend that makes a reject another row must not replace an entry that is there: the API is asked first.
         """
         changed = [sent for sent, _, changed in self.chunk if changed]
-        asked = self.api.upload(changed, dry_run=True) if changed else []
+        asked = self.api.upload(changed, dry_run=True)
         there, kept = {result["external_id"] for result in asked if result["status"] == "updated"}, []
         for sent, row, _ in self.chunk:
             if sent["external_id"] in there:
@@ -1027,7 +1028,7 @@ class Run:
                 self.reject(row, [{"field": row.column("start" if "start" in row.places else "date"), "detail": says}])
             else:
                 kept.append((sent, row))
-        results = self.api.upload([sent for sent, _ in kept], self.options.dry_run) if kept else []
+        results = self.api.upload([sent for sent, _ in kept], self.options.dry_run)
         for result, (_, row) in zip(results, kept):
             if result["status"] == "rejected":
                 self.reject(row, result["errors"])
@@ -1042,14 +1043,16 @@ class Run:
         log.info("    %s", ", ".join(str(value) for value in row.record.values()))
         if self.options.rejects:
             kept = {"line": row.line, "format": row.form.name, "key": row.key, "occurrence": row.number}
-            kept["row"] = row.record
-            print(json.dumps({**kept, "errors": errors}, ensure_ascii=False), file=self.rejects_file)
+            kept |= {"row": row.record, "errors": errors}
+            print(json.dumps(kept, ensure_ascii=False), file=self.rejects_file)
 
     def void_missing(self):
         """Void what the API has in the window and the input lacks, for its people only.
 
-        :raise Stop: the input may be incomplete: rows of it could not be read, or more than --max-delete is gone.
+        :raise Stop: the input may be incomplete: no rows, rows that could not be read, or more gone than --max-delete.
         """
+        if not self.read:
+            raise Stop(NO_INPUT, "The input is empty, and an empty snapshot would void everything; nothing was done.")
         if self.unreadable:
             says = "so nothing is voided: they may be what is missing."
             raise Stop(REJECTED, f"{self.unreadable} rows could not be read, {says}")
@@ -1225,14 +1228,11 @@ def run(options):
                 job.take_all(file)
         progress(job)
         log.info("read %s rows", job.read)
-        if options.print:
-            return REJECTED if job.counts["rejected"] else OK
-        if options.snapshot and not job.read:
-            raise Stop(NO_INPUT, "The input is empty, and an empty snapshot would void everything; nothing was done.")
-        job.flush()
-        if options.snapshot:
-            job.void_missing()
-        job.account()
+        if api:
+            job.flush()
+            if options.snapshot:
+                job.void_missing()
+            job.account()
         return REJECTED if job.counts["rejected"] else OK
 
 
