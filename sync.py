@@ -202,7 +202,7 @@ def elapsed(start, end, zone):
     """Seconds between two moments. With a zone, a night when the clocks change counts as long as it was."""
     zone = start.tzinfo or end.tzinfo or zone or timezone.utc
     start, end = (moment if moment.tzinfo else moment.replace(tzinfo=zone) for moment in (start, end))
-    return round((end.astimezone(timezone.utc) - start.astimezone(timezone.utc)).total_seconds())
+    return round(end.timestamp() - start.timestamp())
 
 
 # ---- Formats: one table; a further tracker is one more entry ----
@@ -500,13 +500,13 @@ def read_rejects(text, options):
 
 
 def began(row, options):
-    """(calendar day, start) of a row; the start in UTC if the row says a zone, None without a time."""
+    """(calendar day, start) of a row; no start without a time."""
     role = "start" if "start" in row.places else "date"
     if row.value(role) is None:
         raise Unreadable(row.column(role), "is empty")
     if role == "start":
         start = row.read("start", read_moment, options.zone)
-        return start.date().isoformat(), start.astimezone(timezone.utc) if start.tzinfo else start
+        return start.date().isoformat(), start
     day, time_of_day = row.read("date", read_date, row.order), row.read("time", read_time)
     return day, datetime.fromisoformat(f"{day}T{time_of_day}") if time_of_day else None
 
@@ -517,10 +517,12 @@ def identify(row, user, day, start, options):
     The tracker's id is best; a start is the next best, because a correction keeps it. Without either, the row's own
     columns are the key: all but the hours, so that corrected hours change the entry and add none.
     """
-    given, number = row.value("external_id"), row.value("id")
-    if given is not None or number is not None:
-        return str(given) if given is not None else f"{row.form.source}:{user}:{number}", False
+    if (given := row.value("external_id")) is not None:
+        return str(given), False
+    if (number := row.value("id")) is not None:
+        return f"{row.form.source}:{user}:{number}", False
     if start:
+        start = start.astimezone(timezone.utc) if start.tzinfo else start
         return f"{row.form.source}:{user}:{start.isoformat()}", True
     own = [day, row.value("project") or options.project, row.value("description")]
     own += [row.value(role) for role in ("client", "task") if role in row.form.roles]

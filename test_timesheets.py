@@ -2918,6 +2918,12 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
         ("--map", "user_id=Who,date=Day,project=Job,hours=Std"),
         [(f"generic:jane:{hashed('2026-11-20', 'Web', None)}", "jane", "2026-11-20", "Web", 1.5, "")],
     ),
+    (
+        "mapped-zone-of-the-start",
+        "Who,From,To,Job\njane,2026-11-20T09:00:00+01:00,2026-11-20 10:00:00,Web\n",
+        ("--map", "user_id=Who,start=From,end=To,project=Job"),
+        [("generic:jane:2026-11-20T08:00:00+00:00", "jane", "2026-11-20", "Web", 1.0, "")],
+    ),
 ]
 
 
