@@ -427,9 +427,8 @@ def read_csv(text, first, options):
         for cells in records:
             line, end = end + 1, records.line_num
             if any(cells):
-                cells += [""] * (len(names) - len(cells))
-                record = dict(zip(names, cells))
-                if len(cells) > len(names) and any(cells[len(names) :]):
+                record = dict(itertools.zip_longest(names, cells[: len(names)], fillvalue=""))
+                if any(cells[len(names) :]):
                     record[MORE] = ", ".join(cells[len(names) :])
                 yield Row(form, places, order, line, record)
 
@@ -697,9 +696,10 @@ def download(address, body, authorization, deadline):
     `authorization` is a value for that header, or `Name: value` for one of the tracker's own.
     """
     headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
-    own = re.fullmatch(r"([\w-]+): *(.+)", authorization, re.ASCII)
     if authorization:
-        headers[own[1] if own else "Authorization"] = own[2] if own else authorization
+        own = re.fullmatch(r"([\w-]+): *(.+)", authorization, re.ASCII)
+        name, value = own.groups() if own else ("Authorization", authorization)
+        headers[name] = value
     if body is not None:
         headers["Content-Type"] = "application/json"
         body = json.dumps({name: value for name, value in body.items() if value}).encode()
@@ -935,9 +935,9 @@ class Run:
 
     def __init__(self, options, api):
         self.options, self.api = options, api
-        self.read, self.counts, self.chunk, self.sent = 0, collections.Counter(), [], {}
-        self.seen, self.people, self.named = collections.Counter(), set(), ""
-        self.unreadable, self.rejects_file = 0, None
+        self.read, self.unreadable, self.counts = 0, 0, collections.Counter()
+        self.seen, self.sent, self.chunk = collections.Counter(), {}, []
+        self.people, self.named = set(), ""
 
     def take_all(self, file):
         """Take every row of a source. Equal keys are numbered within it: of two sources, one may repeat the other."""
@@ -1041,7 +1041,7 @@ class Run:
         if self.options.rejects:
             kept = {"line": row.line, "format": row.form.name, "key": row.key, "occurrence": row.number}
             kept |= {"row": row.record, "errors": errors}
-            print(json.dumps(kept, ensure_ascii=False), file=self.rejects_file)
+            print(json.dumps(kept, ensure_ascii=False), file=self.options.rejects)
 
     def void_missing(self):
         """Void what the API has in the window and the input lacks, for its people only.
@@ -1217,9 +1217,9 @@ def run(options):
             api = Api(settings, folder, deadline)
         elif isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-        job = Run(options, api)
         if options.rejects:
-            job.rejects_file = stack.enter_context(open_rejects(options.rejects, options.source))
+            options.rejects = stack.enter_context(open_rejects(options.rejects, options.source))
+        job = Run(options, api)
         for source in options.source:
             with open_source(source, options, deadline) as file:
                 job.take_all(file)
