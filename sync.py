@@ -1094,9 +1094,9 @@ def progress(run, file=None):
     bar = ""
     if file is not None:
         place = file.tell()
-        part, width = place / max(1, file.seek(0, os.SEEK_END)), min(40, shutil.get_terminal_size().columns - 30)
+        part = place / max(1, file.seek(0, os.SEEK_END))
         file.seek(place)
-        bar = f"[{'#' * round(part * width):{width}}] {run.read:,} rows"
+        bar = f"[{'#' * round(part * 30):30}] {run.read:,} rows"
     print(f"\r{bar}\033[K", end="", file=sys.stderr, flush=True)
 
 

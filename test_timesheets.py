@@ -3152,6 +3152,20 @@ def test_rejects_never_overwrite_their_source(tmp_path):
     assert "bad" in (tmp_path / "export").read_text()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of POSIX")
+def test_progress_is_shown_on_a_terminal_however_narrow(tmp_path):
+    """A bar while a long file is read, and nothing of it when it is read."""
+    (tmp_path / "export").write_text(HEADER + "x,2026-11-02,P,2\n" * 2_000)
+    terminal, end = os.openpty()
+    command = [sys.executable, HERE / "sync.py", "--print", tmp_path / "export"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, timeout=60, env={"COLUMNS": "9"}, check=False)
+    said = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    os.close(end)
+    assert (done.returncode, done.stdout.count(b"\n")) == (0, 2_000)
+    assert "] 1,000 rows" in said and said.endswith("] 2,000 rows\033[K\r\033[K")
+
+
 @pytest.mark.parametrize("asked", ["soon", "Sun, 99 Foo", "-1", "1e5", ""])
 def test_retry_after_that_says_nothing_is_a_random_pause(asked):
     """A header that cannot be read is as good as none."""
