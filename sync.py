@@ -55,6 +55,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 import zoneinfo
 from datetime import date, datetime, timedelta, timezone
 
@@ -220,8 +221,8 @@ class Format:
     only        recognised only if no other column is there
 
     Roles that do not say it themselves: `running` is True or `current` while a timer runs (besides, an empty end says
-    so in every format), `gone` is filled when the tracker deleted the row, `surname` follows the user, and `client`
-    and `task` belong to the key where there is neither an id nor a start.
+    so in every format), `gone` is filled when the tracker deleted the row, `first_name` and `last_name` are the user
+    where nothing else is, and `client` and `task` belong to the key where there is neither an id nor a start.
     """
 
     def __init__(self, name, kind, needs, plain="", unit=0, only="", **roles):
@@ -273,8 +274,8 @@ FORMATS = [
            duration="timeInterval.duration"),
     # Harvest. Its CSV has no ids and no times of day, so a row's own columns are its key, and equal rows are numbered.
     Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden",
-           unit=HOURS, user="Email|E-Mail|First Name|Vorname", surname="Last Name|Nachname", project="Project|Projekt",
-           description="Notes|Notizen|Notiz", date="Date|Datum", duration="Hours|Stunden",
+           unit=HOURS, user="Email|E-Mail", first_name="First Name|Vorname", last_name="Last Name|Nachname",
+           project="Project|Projekt", description="Notes|Notizen|Notiz", date="Date|Datum", duration="Hours|Stunden",
            client="Client|Kunde", task="Task|Aufgabe"),
     Format("harvest-api", "json", "id, spent_date, hours", "id",
            unit=HOURS, user="user.email|user.name|user.id", project="project.name|project.id", description="notes",
@@ -391,8 +392,9 @@ def recognise(kind, names, options):
 def read_source(file, options):
     """A binary file -> yields its rows, one at a time: of CSV, of JSON, or of JSON lines as --rejects writes them."""
     if file.read(4) == b"PK\x03\x04":
-        says = "The ZIP file is damaged, or does not hold one time_entries.csv."
-        with or_stop(NO_INPUT, says, zipfile.BadZipFile, ValueError), zipfile.ZipFile(file) as archive:
+        says = "The ZIP file is damaged, or locked, or does not hold one time_entries.csv."
+        faults = zipfile.BadZipFile, zlib.error, ValueError, RuntimeError  # the last one asks for a password
+        with or_stop(NO_INPUT, says, *faults), zipfile.ZipFile(file) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("time_entries.csv"))
             file = io.BytesIO(archive.read(name))
     file.seek(0)
@@ -670,9 +672,9 @@ def from_url(address, options, deadline):
         asked.append(page)
         headers, text = download(*page, options.authorization, deadline)
         if text.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] not in (b"[", b"{"):
-            if len(asked) > 1 or next_page(None, headers, page[0]):
+            if len(asked) > 1 or "{page}" in address or next_page(None, headers, page[0]):
                 raise Stop(
-                    NO_INPUT, "The tracker's answer has several pages, and not all are JSON; nothing was uploaded."
+                    NO_INPUT, "The tracker's answer may have several pages, and not all are JSON; nothing was uploaded."
                 )
             return io.BytesIO(text)
         found = parse_json(text)

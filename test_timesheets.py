@@ -2487,10 +2487,10 @@ def sync_print(tmp_path, text, *options, name="export", python=sys.executable):
     )
 
 
-def zipped(name, text):
+def zipped(name, text, compression=zipfile.ZIP_STORED):
     """A ZIP file with one member."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr(name, text)
     return file.getvalue()
 
@@ -2666,6 +2666,21 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
                 7.5,
                 "n",
             ),
+        ],
+    ),
+    (
+        "harvest-e-mail",
+        "Date,Client,Project,Task,Notes,Hours,First Name,Last Name,Email\n2026-01-26,Big,Web,T,n,6.5,Kim,Allen,k@x\n",
+        (),
+        [
+            (
+                f"harvest:k@x:{hashed('2026-01-26', 'Web', 'n', 'Big', 'T')}",
+                "k@x",
+                "2026-01-26",
+                "Web",
+                6.5,
+                "n",
+            )
         ],
     ),
     (
@@ -2970,6 +2985,25 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
         pytest.param(TOGGL + "x" * 200_000 + "\n", (), 66, "no CSV that can be read", id="endless-cell"),
         pytest.param(b"PK\x03\x04 broken", (), 66, "The ZIP file is damaged", id="broken-zip"),
         pytest.param(zipped("other.csv", "x"), (), 66, "does not hold one time_entries.csv", id="other-zip"),
+        pytest.param(
+            zipped("time_entries.csv", "x" * 99).replace(b"x" * 99, b"y" * 99), (), 66, "is damaged", id="changed-zip"
+        ),
+        pytest.param(
+            zipped("time_entries.csv", "x" * 99, zipfile.ZIP_DEFLATED).replace(b"csv\xab", b"csv\xff"),
+            (),
+            66,
+            "is damaged",
+            id="zip-that-does-not-inflate",
+        ),
+        pytest.param(
+            zipped("time_entries.csv", "x")
+            .replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\1")
+            .replace(b"PK\x01\x02\x14\3\x14\0\0", b"PK\x01\x02\x14\3\x14\0\1"),
+            (),
+            66,
+            "or locked",
+            id="zip-with-a-password",
+        ),
         pytest.param(
             '{"format": "x", "errors": []}\n', (), 66, "Line 1 is not as --rejects writes it", id="broken-rejects"
         ),
@@ -3654,6 +3688,14 @@ def test_pages_that_lead_astray(world, link, says):
         world.file = f"http://127.0.0.1:{tracker.server_port}/"
         status, said = world.sync()
     assert status == 66 and says in said
+
+
+def test_numbered_pages_of_csv_are_refused(world):
+    """Whether the first is the only one cannot be told from CSV; to take it for all would lose the others' hours."""
+    with serving(Saying, says=lambda path: ({}, HEADER.encode())) as tracker:
+        world.file = f"http://127.0.0.1:{tracker.server_port}/?page={{page}}"
+        status, said = world.sync()
+    assert status == 66 and "not all are JSON" in said
 
 
 def test_api_that_is_away(world):
