@@ -131,7 +131,7 @@ def read_date(text, order=None):
 
 
 def prove_order(values):
-    """DMY or MDY, if one of the dates proves it; None where nothing needs proof. :raise Stop: both are possible."""
+    """DMY or MDY, if one of the dates proves it; None if the first one says its own. :raise Stop: both are possible."""
     doubtful = None
     for text in values:
         match = DATE.fullmatch(text)
@@ -548,13 +548,13 @@ def make_entry(row, user, day, start, options):
 
 
 def worked_time(row, day, start, options):
-    """Seconds of work in a row; 0 for a timer that runs, which has an empty end or (Toggl) a negative duration.
+    """Seconds of work in a row; 0 for a timer that runs: it says so, its end is empty or (Toggl) its duration negative.
 
     A duration that can be read counts; one that cannot (Excel makes `02:00:00 AM` of two hours) gives way to end minus
     start.
     """
     ends = [role for role in ("end", "end_time") if role in row.places]
-    if ends and row.value(ends[0]) is None:
+    if str(row.value("running")) in ("True", "current") or (ends and row.value(ends[0]) is None):
         return 0
     worked = row.read("duration", read_duration, row.form.unit)
     if worked is None and ends and start:
@@ -957,11 +957,10 @@ class Run:
         try:
             if row.record.get(MORE):
                 raise Unreadable(MORE, "is a comma not quoted?")
-            if str(row.value("running")) not in ("True", "current"):
-                user = self.whose(row)
-                day, start = began(row, self.options)
-                key, numbered = identify(row, user, day, start, self.options)
-                entry = make_entry(row, user, day, start, self.options)
+            user = self.whose(row)
+            day, start = began(row, self.options)
+            key, numbered = identify(row, user, day, start, self.options)
+            entry = make_entry(row, user, day, start, self.options)
         except Unreadable as problem:
             fault = dict(zip(("field", "detail"), problem.args))
         if not entry and not fault:  # a timer that runs, or a row of no length
@@ -986,7 +985,7 @@ class Run:
 
     def whose(self, row):
         """Whose row it is: as it says, or as --user says. :raise Stop: --user would make one person of two."""
-        named = " ".join(str(row.value(role)) for role in ("user", "surname") if row.value(role) is not None)
+        named = str(row.value("user") or " ".join(filter(None, map(row.value, ("first_name", "last_name")))))
         self.named = self.named or named
         if self.options.user and named and named != self.named:
             raise Stop(USAGE, f"There are rows of {self.named} and of {named}; --user would give all to one person.")
