@@ -349,7 +349,7 @@ class Row(typing.NamedTuple):
             if isinstance(found, str):
                 found = found.strip()
             elif isinstance(found, list):  # a lone tag is the project by convention; of several, none is
-                found = found[0] if len(found) == 1 else None
+                found = found[0] if len(found) == 1 and isinstance(found[0], str) else None
             if found not in (None, "", "-"):
                 return found
         return None
@@ -373,7 +373,7 @@ def recognise(kind, names, options):
         name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
         return Format(name, kind, ",".join(options.map.values()), unit=HOURS, **options.map)
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
-    fits = [form for form in known if not form.missing(names) and set(names) <= (form.only or set(names))]
+    fits = [form for form in known if not form.missing(names) and (not form.only or form.only >= set(names))]
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
     if len(fits) == 1:
         return fits[0]
@@ -473,9 +473,9 @@ def parse_json(text):
 
 def listed(data):
     """The array in an API's answer, bare or inside an object; an object without one is the only row."""
-    if isinstance(data, dict):
-        return next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
-    return data if isinstance(data, list) else []
+    if isinstance(data, list):
+        return data
+    return next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
 
 
 def read_rejects(text, options):

@@ -3086,6 +3086,13 @@ HEADER = "user_id,date,project,hours\n"
             '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": 1}, 5]', 66, 0, "Row 2", id="no-object"
         ),
         pytest.param(
+            '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": [[1]]}]',
+            65,
+            0,
+            "line 1: hours is empty",
+            id="list-in-a-list",
+        ),
+        pytest.param(
             '[{"user_id": "x", "date": "2026-11-02", "project": "\\ud800", "hours": 1}]', 0, 1, "", id="surrogate"
         ),
     ],
