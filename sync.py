@@ -425,7 +425,9 @@ def read_csv(text, first, options):
 
     def rows(order):
         text.seek(0)
-        records, end = reader(), 0
+        records = reader()
+        next(filter(any, records), None)  # the header
+        end = records.line_num
         for cells in records:
             line, end = end + 1, records.line_num
             if any(cells):
@@ -434,9 +436,8 @@ def read_csv(text, first, options):
                     record[MORE] = ", ".join(cells[len(names) :])
                 yield Row(form, places, order, line, record)
 
-    dates = (row.value("date") for row in itertools.islice(rows(None), 1, None))
-    order = options.date_format or prove_order(filter(None, dates))
-    yield from itertools.islice(rows(order), 1, None)
+    order = options.date_format or prove_order(filter(None, (row.value("date") for row in rows(None))))
+    yield from rows(order)
 
 
 def read_json(text, options):
@@ -673,9 +674,8 @@ def from_url(address, options, deadline):
         headers, text = download(*page, options.authorization, deadline)
         if text.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] not in (b"[", b"{"):
             if len(asked) > 1 or "{page}" in address or next_page(None, headers, page[0]):
-                raise Stop(
-                    NO_INPUT, "The tracker's answer may have several pages, and not all are JSON; nothing was uploaded."
-                )
+                says = "The tracker's answer may have several pages, and not all are JSON; nothing was uploaded."
+                raise Stop(NO_INPUT, says)
             return io.BytesIO(text)
         found = parse_json(text)
         rows = listed(found)
