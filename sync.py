@@ -409,7 +409,7 @@ def read_source(file, options):
         if first.lstrip()[:1] not in ("[", "{"):
             with or_stop(NO_INPUT, "The input is no CSV that can be read:", csv.Error):
                 yield from read_csv(text, first, options)
-        elif first.startswith("{") and '"errors"' in first:
+        elif first.startswith("{") and '"format"' in first and '"errors"' in first:
             yield from read_rejects(text, options)
         else:
             yield from read_json(text, options)

@@ -3095,6 +3095,13 @@ HEADER = "user_id,date,project,hours\n"
         pytest.param(
             '[{"user_id": "x", "date": "2026-11-02", "project": "\\ud800", "hours": 1}]', 0, 1, "", id="surrogate"
         ),
+        pytest.param(
+            '{"data": [{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": 1}], "errors": null}',
+            0,
+            1,
+            "",
+            id="answer-that-tells-of-no-errors",
+        ),
     ],
 )
 def test_no_row_is_lost_without_a_word(tmp_path, text, status, entries, said):
