@@ -628,8 +628,8 @@ def pause(headers, attempt):
         return int(asked)
     with contextlib.suppress(ValueError, TypeError):  # absent, or no date
         return max(0, email.utils.parsedate_to_datetime(asked).timestamp() - clock())
-    if SECONDS_ASKED.fullmatch(reset):
-        return max(0, int(reset) - clock())
+    if SECONDS_ASKED.fullmatch(reset):  # Auth0 says when, in seconds since 1970; others say in how many seconds
+        return max(0, int(reset) - clock()) if len(reset) > 9 else int(reset)
     return random.uniform(1, min(60, 2 ** (attempt + 1)))
 
 

@@ -4128,6 +4128,12 @@ def test_trackers_oddity_is_a_sentence(world, monkeypatch, sent, headers, secret
     assert found == status and says in said and "SECRET1" not in said
 
 
+def test_reset_is_a_time_or_a_number_of_seconds():
+    """Who says `30` and is asked again at once, five times, is asked in vain."""
+    assert sync.pause({"x-ratelimit-reset": "30"}, 0) == 30
+    assert 20 < sync.pause({"x-ratelimit-reset": str(int(time.time()) + 30)}, 0) <= 30
+
+
 def test_endless_retry_after_is_no_number():
     """A pause of 5,000 digits is as good as none said."""
     assert 1 <= sync.pause({"Retry-After": "9" * 5_000, "x-ratelimit-reset": "9" * 5_000}, 0) <= 2
