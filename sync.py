@@ -663,6 +663,8 @@ def from_url(address, options, deadline):
     """Download a tracker's answer, all its pages -> a binary file. :raise Stop: it cannot be had."""
     today = date.fromtimestamp(clock())
     first, last = (today - options.since).isoformat(), (today + timedelta(days=1)).isoformat()
+    if options.snapshot and "{from}" in address and options.snapshot[0] < first:
+        raise Stop(USAGE, f"--snapshot begins before {first}, from where on the tracker is asked; raise --since.")
     address = address.replace("{from}", first).replace("{to}", last)
     # Toggl's reports are asked for with a POST, and name the next page in headers, as a cursor for the next body.
     period = {"start_date": first, "end_date": last} if address.endswith("/search/time_entries") else None

@@ -3704,6 +3704,13 @@ def test_pages_that_lead_astray(world, link, says):
     assert status == 66 and says in said
 
 
+def test_snapshot_does_not_reach_back_beyond_the_download(world):
+    """What was not asked for is not gone; nothing is voided for it."""
+    world.file = "https://tracker.invalid/?from={from}"
+    status, said = world.sync("--since", "3d", "--snapshot", "2026-01-01..2026-01-31")
+    assert status == 64 and "raise --since" in said
+
+
 def test_numbered_pages_of_csv_are_refused(world):
     """Whether the first is the only one cannot be told from CSV; to take it for all would lose the others' hours."""
     with serving(Saying, says=lambda path: ({}, HEADER.encode())) as tracker:
