@@ -369,15 +369,18 @@ class Row(typing.NamedTuple):
 
 def recognise(kind, names, options):
     """The format of a header or JSON shape. :raise Stop: none fits, or two do."""
+    found = ", ".join(sorted(names)) or "nothing"
     if options.map:
         name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
-        return Format(name, kind, ",".join(options.map.values()), unit=HOURS, **options.map)
+        form = Format(name, kind, ",".join(options.map.values()), unit=HOURS, **options.map)
+        if kind == "csv" and form.missing(names):
+            raise Stop(USAGE, f"--map names {', '.join(form.missing(names))}. The input's columns are: {found}")
+        return form
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
     fits = [form for form in known if not form.missing(names) and (not form.only or form.only >= set(names))]
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
     if len(fits) == 1:
         return fits[0]
-    found = ", ".join(sorted(names)) or "nothing"
     if fits:
         both = " and ".join(form.name for form in fits)
         raise Stop(USAGE, f"The input fits {both}; --format says which it is. Its columns are: {found}")
@@ -484,6 +487,8 @@ def read_rejects(text, options):
 
     A row whose start could not be read has no number yet: it comes last, and is counted after those of this file.
     """
+    if options.snapshot:
+        raise Stop(USAGE, "A file of rejects is never all there is, so --snapshot would void the rest; leave it out.")
     forms, rows = {form.name: form for form in FORMATS}, []
     for line, written in enumerate(text, start=1):
         if not written.strip():

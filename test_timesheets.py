@@ -3019,6 +3019,20 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
             "x", ("--snapshot", "2026-11-30..2026-11-01"), 64, "must be two days in order", id="snapshot-backwards"
         ),
         pytest.param("x", ("--map", "who=Name"), 64, "must be ROLE=COLUMN", id="unknown-role"),
+        pytest.param(
+            "Who,Day\nann,2026-11-02\n",
+            ("--map", "user_id=Who,date=Tag"),
+            64,
+            "--map names Tag. The input's columns are: Day, Who",
+            id="mapped-column-that-is-not-there",
+        ),
+        pytest.param(
+            '{"format": "toggl", "errors": []}\n',
+            ("--snapshot", "2026-11-01..2026-11-30"),
+            64,
+            "A file of rejects is never all there is",
+            id="snapshot-of-rejects",
+        ),
         pytest.param("x", ("--since", "soon"), 64, "soon is no number of days", id="since"),
     ],
 )
