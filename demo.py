@@ -301,7 +301,8 @@ def walk(tenant, folder, stack):
         print(line + "\u2588" * round(week["hours"]))
     jane = tenant.person("jane@contractor.example", "read:timesheets create:timesheets delete:timesheets")
     say("Try it yourself, as Jane:", f"TOKEN={jane}", f'curl -H "Authorization: Bearer $TOKEN" {url}/timesheets')
-    print(f"  curl {url}/health         or in a browser: {url}")
+    print(f"  curl {url}/health")
+    print(f"  In a browser: {url}")
 
 
 def main():

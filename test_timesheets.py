@@ -993,6 +993,7 @@ def test_postgresql_that_cannot_take_the_tables_is_refused_at_start(tenant, data
     ("address", "sentence"),
     [
         pytest.param(":memory:", "It must be a file", id="in-memory"),
+        pytest.param("sqlite:///secret.db", "must be the path of the SQLite file, or postgresql://", id="another-kind"),
         pytest.param("postgresql://ann:secret@[::1/x", "postgresql://USER:PASSWORD@HOST/NAME", id="malformed"),
         pytest.param("postgresql://ann@x/y?password=secret&nonsense=1", "is malformed", id="unknown-option"),
     ],

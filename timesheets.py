@@ -462,7 +462,8 @@ class Database:
         try:
             found = run_to_the_end(self.upgrade)  # other processes start as well
         except (self.errors.Error, Problem) as fault:
-            raise Faults([f"DATABASE_URL is no database that can be used: {fault.__cause__ or fault}."]) from fault
+            reason = " ".join(str(fault.__cause__ or fault).split())
+            raise Faults([f"DATABASE_URL is no database that can be used: {reason}."]) from fault
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
 
@@ -496,6 +497,7 @@ class Postgres(Database):
         except psycopg.Error:  # whose text would show the password
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
         self.errors = errors = psycopg.errors
+        self.connect = functools.partial(psycopg.connect, url, connect_timeout=5)
         start = (errors.DuplicateTable, errors.DuplicateObject)  # hosts that start at once make the same tables
         self.races = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation, *start)
         logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
@@ -525,6 +527,7 @@ class Postgres(Database):
 
     def prepare(self):
         """Make the table that knows the schema's version, and the source of ids."""
+        self.connect().close()  # unlike the pool, it says why it cannot
         with self.connection() as db:
             db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
             db.execute("INSERT INTO schema_version VALUES (0) ON CONFLICT DO NOTHING")
@@ -561,7 +564,11 @@ def open_database(url):
     """The database at a path or a postgresql:// address. :raise Faults: it cannot be one."""
     if url == ":memory:":
         raise Faults(["DATABASE_URL is :memory:, of which each connection would have its own. It must be a file."])
-    return Postgres(url) if url.startswith(("postgresql://", "postgres://")) else Database(url)
+    if url.startswith(("postgresql://", "postgres://")):
+        return Postgres(url)
+    if "://" in url:
+        raise Faults(["DATABASE_URL must be the path of the SQLite file, or postgresql://USER:PASSWORD@HOST/NAME."])
+    return Database(url)
 
 
 def utc_now():
@@ -1197,7 +1204,8 @@ def upload():
     """Take one entry, or an array of up to 10,000, into the client's own source, where `external_id` tells them apart.
 
     An array gets a result for each row, whatever becomes of the others. The answer leaves after the commit, and
-    sending the same again changes nothing. With `dry_run=1` nothing is stored.
+    sending the same again changes nothing; only a row without an `external_id` is a new entry every time. With
+    `dry_run=1` nothing is stored.
 
     :takes: Upload
     :return 200: Uploaded
@@ -1359,7 +1367,7 @@ def find(db, condition, values):
 @api.get("/timesheets/upload")
 @requires("batch:upload", machines=True, query={**PERIOD, **PAGE})
 def uploaded():
-    """What this client has uploaded, so that a cron job can compare it with its tracker.
+    """What this client has uploaded under an `external_id`, so that a cron job can compare it with its tracker.
 
     :return 200: Entries
     """
@@ -1755,10 +1763,10 @@ PAGE_TEMPLATE = """<!doctype html>
 <span class="key">{{settings.audience}}</span>. The state of the issuer's key set: <span class="key">{{keys}}</span>.
 The same in a form for programs, with every field and error: <a href="{{home}}/openapi.json">openapi.json</a>.</p>
 <p class="dim">In the lines below, <code>$TOKEN</code> is an access token from the issuer,
-{{!'' if home else '<code>$API</code> is where you found this page,'}} and
-<code>entry.json</code> holds an entry, which says <code>user_id</code> in an upload only:</p>
+{{!'' if home else "<code>$API</code> is this page's address without its last slash,"}} and
+<code>entry.json</code> holds an entry. Only in an upload it says <code>user_id</code> and <code>external_id</code>:</p>
 <pre tabindex="0" role="region" aria-label="An entry">{"date": "2026-11-20", "project": "StoreZero", "hours": 7.5,
- "user_id": "jane@contractor.example"}</pre>
+ "user_id": "jane@contractor.example", "external_id": "tracker:1"}</pre>
 % for path, operations in paths.items():
 % for method, operation in operations.items():
 % scope = operation['security'][0]['auth0'][0] if 'security' in operation else ''
@@ -2029,7 +2037,7 @@ def explain_token(app, token):
     try:
         header, claims = (dict(json.loads(base64.urlsafe_b64decode(part + "=="))) for part in token.split(".")[:2])
     except (ValueError, TypeError, RecursionError):
-        return mark(False, "token", "is no JWT", "Auth0 gives an opaque one when the request for it named no audience")
+        return mark(False, "token", "is no JWT", "not copied whole? Auth0 gives an opaque one to who named no audience")
     issuers, audience = [app.settings.issuer, *app.settings.extra_issuers], claims.get("aud")
     audiences, kids = audience if isinstance(audience, list) else [audience], ", ".join(app.keys.keys)
     now, exp, iat, nbf = app.clock(), claims.get("exp"), claims.get("iat"), claims.get("nbf")
@@ -2051,7 +2059,8 @@ def explain_token(app, token):
     try:
         caller = verify(token, app)
     except Problem as problem:
-        return mark(False, "verdict", f"refused with {problem.status_code}", str(problem.reason or problem.detail))
+        why = problem.reason if problem.status_code == 401 else problem.detail
+        return mark(False, "verdict", f"refused with {problem.status_code}", why)
     name = f"put the claim {app.settings.user_claim} into it (USER_CLAIM), or no route for people opens"
     mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", name)
     mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; see the README on scopes")
