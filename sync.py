@@ -46,6 +46,7 @@ import pathlib
 import random
 import re
 import shutil
+import socket
 import ssl
 import sys
 import tempfile
@@ -200,9 +201,11 @@ def read_duration(written, unit):
 
 
 def elapsed(start, end, zone):
-    """Seconds between two moments. With a zone, a night when the clocks change counts as long as it was."""
-    zone = start.tzinfo or end.tzinfo or zone or timezone.utc
-    start, end = (moment if moment.tzinfo else moment.replace(tzinfo=zone) for moment in (start, end))
+    """Seconds between two moments, both with a zone or both without. With one, a night when the clocks change counts
+    as long as it was.
+    """
+    if start.tzinfo is None:
+        start, end = (moment.replace(tzinfo=zone or timezone.utc) for moment in (start, end))
     return round(end.timestamp() - start.timestamp())
 
 
@@ -374,7 +377,8 @@ def recognise(kind, names, options):
         name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
         form = Format(name, kind, ",".join(options.map.values()), unit=HOURS, **options.map)
         if kind == "csv" and form.missing(names):
-            raise Stop(USAGE, f"--map names {', '.join(form.missing(names))}. The input's columns are: {found}")
+            lacking = ", ".join(form.missing(names))
+            raise Stop(USAGE, f"--map names a column that the input lacks: {lacking}. It has: {found}")
         return form
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
     fits = [form for form in known if not form.missing(names) and (not form.only or form.only >= set(names))]
@@ -388,7 +392,8 @@ def recognise(kind, names, options):
         there = ", ".join(form.name for form in FORMATS if form.kind == kind)
         raise Stop(USAGE, f"There is no {kind} format {options.format}; there are: {there}")
     near = min(known, key=lambda form: len(form.missing(names)) / len(form.needs))
-    says = f"Nearest is {near.name}, which also has: {', '.join(near.missing(names))}. --map can name other columns."
+    lacking = ", ".join(near.missing(names)) or "no other column"
+    says = f"Nearest is {near.name}, which needs: {lacking}. --map can name other columns."
     raise Stop(NO_INPUT, f"The input is of no known format. Its columns are: {found}. {says}")
 
 
@@ -396,7 +401,7 @@ def read_source(file, options):
     """A binary file -> yields its rows, one at a time: of CSV, of JSON, or of JSON lines as --rejects writes them."""
     if file.read(4) == b"PK\x03\x04":
         says = "The ZIP file is damaged, or locked, or does not hold one time_entries.csv."
-        faults = zipfile.BadZipFile, zlib.error, ValueError, RuntimeError  # the last one asks for a password
+        faults = zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError  # the last: a password
         with or_stop(NO_INPUT, says, *faults), zipfile.ZipFile(file) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("time_entries.csv"))
             file = io.BytesIO(archive.read(name))
@@ -409,10 +414,12 @@ def read_source(file, options):
         first = next(filter(str.strip, text), "")
         first.encode()
         text.seek(0)
+        if not first:
+            raise Stop(NO_INPUT, "The input is empty.")
         if first.lstrip()[:1] not in ("[", "{"):
             with or_stop(NO_INPUT, "The input is no CSV that can be read:", csv.Error):
                 yield from read_csv(text, first, options)
-        elif first.startswith("{") and '"format"' in first and '"errors"' in first:
+        elif first.startswith("{") and all(f'"{name}"' in first for name in ("format", "occurrence", "row", "errors")):
             yield from read_rejects(text, options)
         else:
             yield from read_json(text, options)
@@ -447,15 +454,23 @@ def read_json(text, options):
     """Rows of a JSON document: a bare array, or the array inside an API's answer. A row's line is its number."""
     records = []
     for number, row in enumerate(listed(parse_json(text.read().encode())), start=1):
-        says = f"Row {number} of the JSON is no object, or its time_entries are no list of objects."
-        with or_stop(NO_INPUT, says, AttributeError, TypeError, RecursionError):
-            shared = flat(row)
-            parts = shared.pop("time_entries", None) or [{}]  # Toggl's reports put entries that are alike into one row
-            records += [(number, {**shared, **flat(part)}) for part in parts]
+        if not isinstance(row, dict):
+            raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
+        with or_stop(NO_INPUT, f"Row {number} of the JSON is nested too deep.", RecursionError):
+            records += [(number, record) for record in unfolded(flat(row))]
     if records:
         form = recognise("json", {name for _, record in records[:100] for name in record}, options)
+        places = form.bind(())
         for number, record in records:
-            yield Row(form, form.bind(()), options.date_format, number, record)
+            yield Row(form, places, options.date_format, number, record)
+
+
+def unfolded(record):
+    """The records in a row of Toggl's reports, which puts entries that are alike into one; any other row is one."""
+    parts = record.get("time_entries")
+    if parts and isinstance(parts, list) and all(isinstance(part, dict) and "seconds" in part for part in parts):
+        return [{**record, **flat(part), "time_entries": None} for part in parts]
+    return [record]
 
 
 def flat(record, way=""):
@@ -476,9 +491,14 @@ def parse_json(text):
 
 
 def listed(data):
-    """The array in an API's answer, bare or inside an object; an object without one is the only row."""
+    """The array in an API's answer, bare or inside an object; an object without one is the only row.
+
+    :raise Stop: the answer reports errors beside its rows, so it may not be whole.
+    """
     if isinstance(data, list):
         return data
+    if data.get("errors"):
+        raise Stop(NO_INPUT, "The tracker's answer reports errors, so it may not be whole; nothing was uploaded.")
     return next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
 
 
@@ -494,7 +514,8 @@ def read_rejects(text, options):
         if not written.strip():
             continue
         says = f"Line {line} is not as --rejects writes it; mend only its row."
-        with or_stop(NO_INPUT, says, ValueError, LookupError, TypeError, AttributeError):
+        faults = ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
+        with or_stop(NO_INPUT, says, *faults):
             reject = json.loads(written)
             form, record, number = forms[reject["format"]], flat(reject["row"]), int(reject["occurrence"] or 0)
         if options.map:
@@ -545,7 +566,7 @@ def make_entry(row, user, day, start, options):
         return None
     project, description = row.value("project") or options.project, row.value("description")
     if not project:
-        raise Unreadable("project", "is not in the row; --project NAME says it")
+        raise Unreadable(row.column("project"), "is empty; --project NAME says it")
     if UNDECODED.search(f"{user}{project}{description}"):
         column = next((name for name, cell in row.record.items() if UNDECODED.search(str(cell))), "--project")
         raise Unreadable(column, "is not UTF-8; export as CSV UTF-8, or as JSON")
@@ -554,17 +575,20 @@ def make_entry(row, user, day, start, options):
 
 
 def worked_time(row, day, start, options):
-    """Seconds of work in a row; 0 for a timer that runs: it says so, its end is empty or (Toggl) its duration negative.
+    """Seconds of work in a row; 0 for a timer that runs, which has an empty end or (Toggl) a negative duration.
 
     A duration that can be read counts; one that cannot (Excel makes `02:00:00 AM` of two hours) gives way to end minus
     start.
     """
     ends = [role for role in ("end", "end_time") if role in row.places]
-    if str(row.value("running")) in ("True", "current") or (ends and row.value(ends[0]) is None):
+    if ends and row.value(ends[0]) is None:
         return 0
     worked = row.read("duration", read_duration, row.form.unit)
     if worked is None and ends and start:
-        worked = elapsed(start, ended(row, day, start, options), options.zone)
+        end = ended(row, day, start, options)
+        if (start.tzinfo is None) != (end.tzinfo is None):
+            raise Unreadable(row.column(ends[0]), "and the start must both say their zone, or neither")
+        worked = elapsed(start, end, options.zone)
         if worked < 0:
             raise Unreadable(row.column(ends[0]), "is before the start")
     if worked is None:
@@ -599,9 +623,9 @@ AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, w
 
 def safe_url(name, url):
     """An https address, or http on this machine. :raise Stop: any other."""
-    with or_stop(CONFIG, f"{name} is not a web address that can be used.", ValueError):
+    with or_stop(CONFIG, f"{name} is not a web address that can be used; it must hold no password.", ValueError):
         parts = urllib.parse.urlsplit(url)
-        if not parts.hostname or parts.port == 0 or not re.fullmatch("[!-~]+", url):
+        if not parts.hostname or parts.port == 0 or "@" in parts.netloc or not re.fullmatch("[!-~]+", url):
             raise ValueError
     if parts.scheme != "https" and not (parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname)):
         raise Stop(CONFIG, f"{name} must start with https://, because what goes over http:// can be read on its way.")
@@ -633,7 +657,8 @@ def pause(headers, attempt):
         return int(asked)
     with contextlib.suppress(ValueError, TypeError):  # absent, or no date
         return max(0, email.utils.parsedate_to_datetime(asked).timestamp() - clock())
-    if SECONDS_ASKED.fullmatch(reset):  # Auth0 says when, in seconds since 1970; others say in how many seconds
+    # Auth0 says when, in seconds since 1970; others say in how many seconds. It matters when no request is left.
+    if SECONDS_ASKED.fullmatch(reset) and headers.get("x-ratelimit-remaining", "0") == "0":
         return max(0, int(reset) - clock()) if len(reset) > 9 else int(reset)
     return random.uniform(1, min(60, 2 ** (attempt + 1)))
 
@@ -656,6 +681,8 @@ def persist(what, request, deadline):
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({reason.verify_message}).") from None
             trouble = f"{what} at {request.host} cannot be reached ({reason})"
+            if isinstance(reason, socket.gaierror):
+                trouble += "; is that name right?"
         wait = pause(headers, attempt)
         if attempt + 1 == TRIES or clock() + wait > deadline:
             break
@@ -668,11 +695,11 @@ def from_url(address, options, deadline):
     """Download a tracker's answer, all its pages -> a binary file. :raise Stop: it cannot be had."""
     today = date.fromtimestamp(clock())
     first, last = (today - options.since).isoformat(), (today + timedelta(days=1)).isoformat()
-    if options.snapshot and "{from}" in address and options.snapshot[0] < first:
-        raise Stop(USAGE, f"--snapshot begins before {first}, from where on the tracker is asked; raise --since.")
-    address = address.replace("{from}", first).replace("{to}", last)
     # Toggl's reports are asked for with a POST, and name the next page in headers, as a cursor for the next body.
     period = {"start_date": first, "end_date": last} if address.endswith("/search/time_entries") else None
+    if options.snapshot and (period or "{from}" in address) and options.snapshot[0] < first:
+        raise Stop(USAGE, f"--snapshot begins before {first}, from where on the tracker is asked; raise --since.")
+    address = address.replace("{from}", first).replace("{to}", last)
     page, asked, kept = (address.replace("{page}", "1"), period), [], collections.Counter()
     while page:
         if page in asked:
@@ -727,7 +754,7 @@ def next_page(found, headers, here):
     """
     with or_stop(NO_INPUT, "The tracker names a next page without an address.", ValueError, TypeError, AttributeError):
         inside = flat(found) if isinstance(found, dict) else {}
-        names = "links.next", "links.next.href", "metadata.next"
+        names = "links.next", "links.next.href", "metadata.next", "metadata.next.href"
         following = linked(headers) or next(filter(None, map(inside.get, names)), "")
         following = following and urllib.parse.urljoin(here, following)
         if following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
@@ -902,7 +929,10 @@ class Api:
         if status == 403:
             raise Stop(DENIED, f"The API says: {detail} {ADD_SCOPE}")
         if status not in (200, 413):
-            raise Stop(CONFIG, f"The API answered {status}: {detail}")
+            says = (
+                " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets." if status == 404 else ""
+            )
+            raise Stop(CONFIG, f"The API answered {status}: {detail}{says}")
         return status, headers, answer
 
     def upload(self, rows, dry_run):
@@ -963,11 +993,12 @@ class Run:
         numbered = changed = False
         try:
             if row.record.get(MORE):
-                raise Unreadable(MORE, "is a comma not quoted?")
-            user = self.whose(row)
-            day, start = began(row, self.options)
-            key, numbered = identify(row, user, day, start, self.options)
-            entry = make_entry(row, user, day, start, self.options)
+                raise Unreadable("the row", "has more cells than the header; is a comma not quoted?")
+            if str(row.value("running")) not in ("True", "current"):
+                user = self.whose(row)
+                day, start = began(row, self.options)
+                key, numbered = identify(row, user, day, start, self.options)
+                entry = make_entry(row, user, day, start, self.options)
         except Unreadable as problem:
             fault = dict(zip(("field", "detail"), problem.args))
         if not entry and not fault:  # a timer that runs, or a row of no length
@@ -992,12 +1023,13 @@ class Run:
 
     def whose(self, row):
         """Whose row it is: as it says, or as --user says. :raise Stop: --user would make one person of two."""
-        named = str(row.value("user") or " ".join(filter(None, map(row.value, ("first_name", "last_name")))))
+        roles = ("first_name", "last_name") if row.value("user") is None else ("user",)
+        named = " ".join(str(row.value(role)) for role in roles if row.value(role) is not None)
         self.named = self.named or named
         if self.options.user and named and named != self.named:
             raise Stop(USAGE, f"There are rows of {self.named} and of {named}; --user would give all to one person.")
         if not self.options.user and not named:
-            raise Unreadable("user", "is not in the row; --user EMAIL says it")
+            raise Unreadable(row.column("user"), "is empty; --user EMAIL says whose the row is")
         return self.options.user or named
 
     def queue(self, key, user, entry, row, changed):
@@ -1185,7 +1217,7 @@ def read_options(options):
         says = f"--map must be ROLE=COLUMN with commas between; roles are {', '.join(sorted(roles))}."
         with or_stop(USAGE, says, LookupError, TypeError):
             pairs = [re.fullmatch("(.*?)=(.+)", part) for part in options.map.split(",")]
-            options.map = {roles[pair[1]]: pair[2] for pair in pairs}
+            options.map = {roles[pair[1].strip()]: pair[2].strip() for pair in pairs}
     return options
 
 

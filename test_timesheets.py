@@ -2944,12 +2944,6 @@ FORMATS = [  # name, input, options, [(external_id, user_id, date, project, hour
         ("--map", "user_id=Who,date=Day,project=Job,hours=Std"),
         [(f"generic:jane:{hashed('2026-11-20', 'Web', None)}", "jane", "2026-11-20", "Web", 1.5, "")],
     ),
-    (
-        "mapped-zone-of-the-start",
-        "Who,From,To,Job\njane,2026-11-20T09:00:00+01:00,2026-11-20 10:00:00,Web\n",
-        ("--map", "user_id=Who,start=From,end=To,project=Job"),
-        [("generic:jane:2026-11-20T08:00:00+00:00", "jane", "2026-11-20", "Web", 1.0, "")],
-    ),
 ]
 
 
@@ -2978,9 +2972,9 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
     [
         pytest.param("a,b\n1,2\n", (), 66, "no known format. Its columns are: a, b. Nearest is", id="unknown-header"),
         pytest.param(
-            TOGGL.replace("Duration", "Length"), (), 66, "Nearest is toggl, which also has: Duration", id="nearly-toggl"
+            TOGGL.replace("Duration", "Length"), (), 66, "Nearest is toggl, which needs: Duration", id="nearly-toggl"
         ),
-        pytest.param("", (), 66, "no known format", id="empty"),
+        pytest.param("", (), 66, "The input is empty.", id="empty"),
         pytest.param(
             "Date,From,To,Duration,Project,Client,Hours\n",
             (),
@@ -3016,7 +3010,11 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
             id="zip-with-a-password",
         ),
         pytest.param(
-            '{"format": "x", "errors": []}\n', (), 66, "Line 1 is not as --rejects writes it", id="broken-rejects"
+            '{"format": "x", "occurrence": 1, "row": {}, "errors": []}\n',
+            (),
+            66,
+            "Line 1 is not as --rejects writes it",
+            id="broken-rejects",
         ),
         pytest.param(
             TOGGL + ROW.format("03/04/2026", "03/04/2026"), (), 64, "can be read two ways", id="ambiguous-date"
@@ -3034,11 +3032,11 @@ ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00
             "Who,Day\nann,2026-11-02\n",
             ("--map", "user_id=Who,date=Tag"),
             64,
-            "--map names Tag. The input's columns are: Day, Who",
+            "--map names a column that the input lacks: Tag. It has: Day, Who",
             id="mapped-column-that-is-not-there",
         ),
         pytest.param(
-            '{"format": "toggl", "errors": []}\n',
+            '{"format": "toggl", "occurrence": 1, "row": {}, "errors": []}\n',
             ("--snapshot", "2026-11-01..2026-11-30"),
             64,
             "A file of rejects is never all there is",
@@ -3075,11 +3073,13 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(tmp_path):
         pytest.param({7: "2026-02-30"}, "line 2: Start date '2026-02-30' is no date when read as YMD", id="date"),
         pytest.param({8: "25:00"}, "line 2: Start time '25:00' is not a time of day", id="time"),
         pytest.param({8: "09:00:75"}, "line 2: Start time '09:00:75' is not a time of day", id="seconds"),
-        pytest.param({3: "-"}, "line 2: project is not in the row; --project NAME says it", id="project"),
-        pytest.param({0: "", 1: ""}, "line 2: user is not in the row", id="user"),
+        pytest.param({3: "-"}, "line 2: Project is empty; --project NAME says it", id="project"),
+        pytest.param({0: "", 1: ""}, "line 2: Email is empty; --user EMAIL says whose the row is", id="user"),
         pytest.param({10: "noon", 11: "long"}, "line 2: End time 'noon' is not a time of day", id="end-time"),
         pytest.param({9: "2026-11-01", 11: ""}, "line 2: End time is before the start", id="backwards"),
-        pytest.param({12: ",8"}, "line 2: (more cells than the header has) is a comma not quoted?", id="extra-cell"),
+        pytest.param(
+            {12: ",8"}, "line 2: the row has more cells than the header; is a comma not quoted?", id="extra-cell"
+        ),
         pytest.param(
             {5: "caf\udce9"}, "line 2: Description is not UTF-8; export as CSV UTF-8, or as JSON", id="latin-1"
         ),
@@ -3102,6 +3102,14 @@ HEADER = "user_id,date,project,hours\n"
     [
         pytest.param(TOGGL + "A,a@x,,P,,,Yes,2026-11-02,09:00:00,,,0:05:00,\n", 0, 0, "", id="running-with-a-duration"),
         pytest.param(HEADER + "x,2026-11-02,P,-2\n", 65, 0, "line 2: hours is negative", id="negative"),
+        pytest.param(
+            '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": 3, "time_entries": [{}, {}]}]',
+            0,
+            1,
+            "",
+            id="time-entries-of-another-tracker",
+        ),
+        pytest.param('[{"user_id": 0, "date": "2026-11-02", "project": "P", "hours": 3}]', 0, 1, "", id="user-zero"),
         pytest.param(HEADER + "x,2026-11-02,P,long\n", 65, 0, "line 2: hours 'long' is no duration", id="duration"),
         pytest.param(HEADER + "x,2026-11-02junk,P,2\n", 65, 0, "is not a date", id="date-with-a-tail"),
         pytest.param(
@@ -3731,9 +3739,10 @@ def test_pages_that_lead_astray(world, link, says):
 
 def test_snapshot_does_not_reach_back_beyond_the_download(world):
     """What was not asked for is not gone; nothing is voided for it."""
-    world.file = "https://tracker.invalid/?from={from}"
-    status, said = world.sync("--since", "3d", "--snapshot", "2026-01-01..2026-01-31")
-    assert status == 64 and "raise --since" in said
+    for path in ("?from={from}", "search/time_entries"):
+        world.file = "https://tracker.invalid/" + path
+        status, said = world.sync("--since", "3d", "--snapshot", "2026-01-01..2026-01-31")
+        assert status == 64 and "raise --since" in said
 
 
 def test_numbered_pages_of_csv_are_refused(world):
@@ -4138,6 +4147,38 @@ def test_pages_of_json_after_anything_blank(world, before):
         assert world.sync() == (0, "3 rows: 3 created\n")
 
 
+def test_next_page_in_an_object_is_followed(world):
+    """Whatever of the ways to say it a tracker picks, no page is lost without a word."""
+    for name in ("links", "metadata"):
+        pages = [{"data": [EQUAL], name: {"next": {"href": "/2"}}}, {"data": [EQUAL | {"project": name}]}]
+        with serving(Saying, says=lambda path, pages=pages: ({}, json.dumps(pages[path == "/2"]).encode())) as tracker:
+            world.file = f"http://127.0.0.1:{tracker.server_port}/"
+            assert world.sync("--dry-run") == (0, "dry run: 2 rows: 2 created\n")
+
+
+@pytest.mark.parametrize(
+    "start, end", [("09:00:00Z", "10:00:00"), ("09:00:00+01:00", "10:00:00"), ("09:00:00", "09:00:00Z")]
+)
+def test_zone_of_one_end_alone_is_refused(tmp_path, start, end):
+    """Whose clock the other one shows is a guess, by which a contractor would be paid."""
+    text = f"Who,From,To,Job\njane,2026-11-20T{start},2026-11-20T{end},Web\n"
+    done = sync_print(tmp_path, text, "--map", "user_id=Who,start=From,end=To,project=Job", "--tz", "Europe/Berlin")
+    assert (done.returncode, done.stdout) == (65, "")
+    assert done.stderr == "line 2: To and the start must both say their zone, or neither\n"
+
+
+@pytest.mark.parametrize("name", ["SOURCE", "TIMESHEETS_URL", "AUTH0_DOMAIN", "TOKEN_URL"])
+def test_password_in_an_address_is_refused_and_not_said(world, monkeypatch, name):
+    """It would stand in each message that names the host."""
+    address = "https://user:SECRET1@x.invalid/"
+    if name == "SOURCE":
+        world.file = address
+    else:
+        monkeypatch.setenv(name, address)
+    status, said = world.sync()
+    assert status == 78 and name in said and "SECRET1" not in said
+
+
 @pytest.mark.parametrize(
     ("sent", "headers", "secret", "status", "says"),
     [
@@ -4148,7 +4189,10 @@ def test_pages_of_json_after_anything_blank(world, before):
         pytest.param('{"data": [], "links": {"next": [1]}}', {}, "", 66, "without an address", id="next-is-a-list"),
         pytest.param("[]", {"Link": '<http://[bad>; rel="next"'}, "", 66, "without an address", id="next-is-broken"),
         pytest.param("a,b\n", {"Link": '</2>; rel="next"'}, "", 66, "not all are JSON", id="pages-of-csv"),
-        pytest.param(json.dumps([REPORTS[0] | {"time_entries": [1]}]), {}, "", 66, "no list of objects", id="report"),
+        pytest.param(
+            json.dumps([REPORTS[0] | {"time_entries": [1]}]), {}, "", 66, "toggl-reports, which needs", id="report"
+        ),
+        pytest.param('{"data": [], "errors": ["x"]}', {}, "", 66, "may not be whole", id="errors-beside-rows"),
     ],
 )
 def test_trackers_oddity_is_a_sentence(world, monkeypatch, sent, headers, secret, status, says):
@@ -4164,6 +4208,7 @@ def test_reset_is_a_time_or_a_number_of_seconds():
     """Who says `30` and is asked again at once, five times, is asked in vain."""
     assert sync.pause({"x-ratelimit-reset": "30"}, 0) == 30
     assert 20 < sync.pause({"x-ratelimit-reset": str(int(time.time()) + 30)}, 0) <= 30
+    assert sync.pause({"x-ratelimit-reset": "900", "x-ratelimit-remaining": "99"}, 0) <= 2  # there is no need to wait
 
 
 def test_endless_retry_after_is_no_number():
