@@ -1023,8 +1023,11 @@ class Run:
 
     def whose(self, row):
         """Whose row it is: as it says, or as --user says. :raise Stop: --user would make one person of two."""
-        roles = ("first_name", "last_name") if row.value("user") is None else ("user",)
-        named = " ".join(str(row.value(role)) for role in roles if row.value(role) is not None)
+        named = row.value("user")
+        if named is None:
+            names = (row.value(role) for role in ("first_name", "last_name"))
+            named = " ".join(str(name) for name in names if name is not None)
+        named = str(named)
         self.named = self.named or named
         if self.options.user and named and named != self.named:
             raise Stop(USAGE, f"There are rows of {self.named} and of {named}; --user would give all to one person.")
