@@ -2349,10 +2349,9 @@ def test_explain_checks_the_set_up(tenant, tmp_path, changes, status, says):
 def test_explain_ends_quietly_when_nobody_reads_on(tenant, tmp_path):
     """`explain | head -1` shows a line and nothing else."""
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
-    command = [sys.executable, "timesheets.py", "explain"]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | env
-    with subprocess.Popen(command, env=env, cwd=HERE, text=True, **streams) as process:
+    command, pipe = [sys.executable, "timesheets.py", "explain"], subprocess.PIPE
+    with subprocess.Popen(command, env=env, cwd=HERE, stdout=pipe, stderr=pipe, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
