@@ -1013,6 +1013,26 @@ def test_address_of_no_database_is_refused_without_its_password(address, sentenc
     assert sentence in done.stderr and "secret" not in done.stderr and "Traceback" not in done.stderr
 
 
+def test_postgresql_that_is_away_at_the_start_may_come_back(tmp_path):
+    """It is no fault of the settings, whose status 78 a supervisor takes for final; the sentence holds no password."""
+    pytest.importorskip("psycopg")
+    env = {
+        "AUTH0_DOMAIN": "x.example",
+        "AUTH0_AUDIENCE": AUDIENCE,
+        "DATABASE_URL": "postgresql://u:secret@127.0.0.1:9/x",
+    }
+    done = run("timesheets.py", PORT="0", **env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "DATABASE_URL's server cannot be reached: " in done.stderr
+    assert "secret" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_host_may_be_a_name(tenant, tmp_path):
+    """As in a URL; the server itself wants an address."""
+    with Server(tenant, tmp_path, HOST="localhost") as server:
+        assert server.banner.startswith(f"Timesheets API on http://localhost:{server.port}, ")
+
+
 def test_host_that_is_not_ours_is_a_sentence(tenant, tmp_path):
     """An address of another machine ends the start, and names the setting."""
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}

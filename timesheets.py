@@ -460,7 +460,11 @@ class Database:
         return found
 
     def migrate(self):
-        """Bring the schema to this version. :raise Faults: it is no database of ours, or a newer program's."""
+        """Bring the schema to this version.
+
+        :raise Faults: it is no database of ours, or a newer program's
+        :raise OSError: PostgreSQL cannot be reached, which may pass
+        """
         try:
             found = run_to_the_end(self.upgrade)  # other processes start as well
         except (self.errors.Error, Problem) as fault:
@@ -528,8 +532,12 @@ class Postgres(Database):
         return [entry_id for (entry_id,) in rows]
 
     def prepare(self):
-        """Make the table that knows the schema's version, and the source of ids."""
-        self.connect().close()  # unlike the pool, it says why it cannot
+        """Make the table that knows the schema's version, and the source of ids. :raise OSError: no server."""
+        try:
+            self.connect().close()  # unlike the pool, it says why it cannot
+        except self.errors.OperationalError as fault:
+            reason = " ".join(str(fault).split())
+            raise ConnectionError(f"DATABASE_URL's server cannot be reached: {reason}") from fault
         with self.connection() as db:
             db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
             db.execute("INSERT INTO schema_version VALUES (0) ON CONFLICT DO NOTHING")
@@ -1875,6 +1883,7 @@ def create_app(settings=None, clock=time.time, keys=None):
     """The WSGI application, by default with settings from the environment; any WSGI server can serve it.
 
     Opens the database and starts to fetch the key set, without waiting for it. :raise Faults: settings or database.
+    :raise OSError: PostgreSQL cannot be reached.
     """
     settings = settings or Settings.from_env(os.environ)
     app = App(settings, clock, keys or KeySet(settings.keys_url()))
@@ -2115,6 +2124,8 @@ def explain_settings(app):
         return mark(True, "database", "answers") and good
     except Faults as faults:
         return mark(False, "database", "cannot be used", " ".join(faults.args[0]))
+    except OSError as fault:
+        return mark(False, "database", "is away", str(fault))
 
 
 def explain(settings, words):
@@ -2162,7 +2173,8 @@ def main(arguments):
 
 
 EPILOG = """A flag overrides the environment variable of its name. `explain` alone makes the database if there is none.
-Exit status: 0 after SIGTERM, 1 when the port cannot be had or something explained is refused, 78 for the settings."""
+Exit status: 0 after SIGTERM, 1 when the port or the database's server cannot be had, or something explained is
+refused; 78 for the settings."""
 
 if __name__ == "__main__":
     main(sys.argv[1:])
