@@ -351,7 +351,7 @@ class Row(typing.NamedTuple):
             found = self.record.get(column)
             if isinstance(found, str):
                 found = found.strip()
-            elif isinstance(found, list):  # a lone tag is the project by convention; of several, none is
+            elif isinstance(found, list) and role == "project":  # a lone tag is it by convention; of several, none is
                 found = found[0] if len(found) == 1 and isinstance(found[0], str) else None
             if found not in (None, "", "-"):
                 return found
@@ -365,7 +365,8 @@ class Row(typing.NamedTuple):
         """A role's value through a reader, None where it is empty. :raise Unreadable: with the column's name."""
         value = self.value(role)
         try:
-            return None if value is None else reader(value if role == "duration" else str(value), *more)
+            number = role == "duration" and isinstance(value, (int, float))
+            return None if value is None else reader(value if number else str(value), *more)
         except ValueError as fault:
             raise Unreadable(self.column(role), str(fault)) from None
 
@@ -1229,12 +1230,13 @@ def open_source(source, options, deadline):
     if "://" in source:
         return from_url(source, options, deadline)
     with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
-        if source != "-":
-            return open(source, "rb")
-        file = tempfile.TemporaryFile()
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.seek(0)
-        return file
+        file = sys.stdin.buffer if source == "-" else open(source, "rb")
+        if source != "-" and file.seekable():
+            return file
+        copy = tempfile.TemporaryFile()
+        shutil.copyfileobj(file, copy)
+        copy.seek(0)
+        return copy
 
 
 def open_rejects(path, sources):
@@ -1282,13 +1284,18 @@ def main(arguments=None):
         options = parse_options(arguments)
         level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()
+        return status
     except Stop as stop:
         log.error("%s", stop)
         return stop.status
-    except BrokenPipeError:
-        sys.stderr.close()
-        return OK
+    except OSError as fault:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written on the way out
+        if isinstance(fault, BrokenPipeError):  # `--print | head` has read enough
+            return OK
+        log.error("Stopped: %s. Run again to go on: what was uploaded is known and not sent twice.", fault)
+        return LATER
     except KeyboardInterrupt:
         log.error("Stopped. Run again to go on: what was uploaded is known and not sent twice.")
         return LATER

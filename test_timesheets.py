@@ -2986,6 +2986,24 @@ def test_every_format_has_an_export_in_the_table():
 ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00,\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_full_disk_is_a_sentence(tmp_path):
+    """Not a stack trace; the next run goes on."""
+    (tmp_path / "export").write_text("user_id,date,project,hours\nx,2026-11-20,P,1\n")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, HERE / "sync.py", "--print", tmp_path / "export"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (75, 1) and "No space left on device" in done.stderr
+
+
+def test_pipe_is_read_as_a_file_is(tmp_path):
+    """`sync.py <(unzip -p export.zip)` hands over a file that cannot be read twice."""
+    command = [sys.executable, str(HERE / "sync.py"), "--print", "/dev/stdin"]
+    sent = "user_id,date,project,hours\nx,2026-11-20,P,1\n"
+    done = subprocess.run(command, input=sent, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "status", "sentence"),
     [
@@ -3128,6 +3146,13 @@ HEADER = "user_id,date,project,hours\n"
             "",
             id="time-entries-of-another-tracker",
         ),
+        pytest.param(
+            '[{"id": 1, "user_id": 2, "start": "2026-11-02T09:00:00+01:00", "end": [1], "organization_id": 3}]',
+            65,
+            0,
+            "line 1: end '[1]' is not a date and time",
+            id="list-as-an-end",
+        ),
         pytest.param('[{"user_id": 0, "date": "2026-11-02", "project": "P", "hours": 3}]', 0, 1, "", id="user-zero"),
         pytest.param(HEADER + "x,2026-11-02,P,long\n", 65, 0, "line 2: hours 'long' is no duration", id="duration"),
         pytest.param(HEADER + "x,2026-11-02junk,P,2\n", 65, 0, "is not a date", id="date-with-a-tail"),
@@ -3141,7 +3166,7 @@ HEADER = "user_id,date,project,hours\n"
             '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": [[1]]}]',
             65,
             0,
-            "line 1: hours is empty",
+            "line 1: hours [[1]] is no duration",
             id="list-in-a-list",
         ),
         pytest.param(
