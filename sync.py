@@ -977,7 +977,7 @@ class Run:
         self.options, self.api = options, api
         self.read, self.unreadable, self.counts = 0, 0, collections.Counter()
         self.seen, self.sent, self.chunk = collections.Counter(), {}, []
-        self.people, self.named = set(), ""
+        self.people, self.running, self.named = set(), set(), ""
 
     def take_all(self, file):
         """Take every row of a source. Equal keys are numbered within it: of two sources, one may repeat the other."""
@@ -995,7 +995,9 @@ class Run:
         try:
             if row.record.get(MORE):
                 raise Unreadable("the row", "has more cells than the header; is a comma not quoted?")
-            if str(row.value("running")) not in ("True", "current"):
+            if str(row.value("running")) in ("True", "current"):
+                self.running.add(str(row.value("id")))
+            else:
                 user = self.whose(row)
                 day, start = began(row, self.options)
                 key, numbered = identify(row, user, day, start, self.options)
@@ -1100,6 +1102,8 @@ class Run:
         trackers = {tracker_of(key) for key in self.sent}
         live = [entry for entry in self.api.stored(*self.options.snapshot) if entry["user_id"] in self.people]
         live = [entry for entry in live if tracker_of(entry["external_id"]) in trackers]
+        # Harvest lets a timer run on in an entry that had ended before.
+        live = [entry for entry in live if entry["external_id"].rpartition(":")[2] not in self.running]
         gone = []
         for entry in live:
             if entry["external_id"] not in self.sent and entry["approved"]:

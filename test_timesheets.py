@@ -3532,6 +3532,20 @@ def test_snapshot_of_one_tracker_leaves_anothers_entries(world):
     assert {key: voided for key, _, voided, _ in world.table()}["my-1"] == 0
 
 
+def test_snapshot_keeps_the_hours_of_a_timer_that_runs_again(world):
+    """Harvest's timer can go on in an entry that had ended; its hours are not gone, they are not known yet."""
+    rows = [
+        {"id": n, "spent_date": f"2026-11-0{n}", "hours": 2, "is_running": False, "project": {"name": "Web"}}
+        for n in (2, 3, 4)
+    ]
+    for ended, says in ((True, "3 rows: 3 created\n"), (False, "3 rows: 1 unchanged, 1 deleted, 1 skipped\n")):
+        rows[1]["is_running"] = not ended
+        world.file.write_text(json.dumps(rows if ended else rows[:2]))
+        snapshot = () if ended else ("--snapshot", "2026-11-01..2026-11-30")
+        assert world.sync("--user", "jane@x.example", *snapshot) == (0, says)
+    assert [voided for _, _, voided, _ in world.table()] == [0, 0, 1]
+
+
 def test_snapshot_with_unreadable_rows_voids_nothing(world):
     """The row that cannot be read may be the one that seems to be gone."""
     world.write(2, 3)
