@@ -346,13 +346,20 @@ class Row(typing.NamedTuple):
     key: typing.Optional[str] = None  # without its number; of a mended reject, what it was, "" if that was not known
 
     def value(self, role):
-        """The first filled value among a role's columns; trackers write nothing as an empty cell or as `-`."""
+        """The first filled value among a role's columns; trackers write nothing as an empty cell or as `-`.
+
+        A list of one is what it holds: a lone tag is the project by convention. Of several texts, none is.
+        :raise Unreadable: a list where there can be one value only
+        """
         for column in self.places.get(role, ()):
             found = self.record.get(column)
             if isinstance(found, str):
                 found = found.strip()
-            elif isinstance(found, list) and role == "project":  # a lone tag is it by convention; of several, none is
-                found = found[0] if len(found) == 1 and isinstance(found[0], str) else None
+            elif isinstance(found, list):
+                lone = len(found) == 1 and isinstance(found[0], (str, int, float))
+                if found and not lone and role not in ("project", "description", "client", "task"):
+                    raise Unreadable(column, "is a list")
+                found = found[0] if lone else None
             if found not in (None, "", "-"):
                 return found
         return None
@@ -365,8 +372,7 @@ class Row(typing.NamedTuple):
         """A role's value through a reader, None where it is empty. :raise Unreadable: with the column's name."""
         value = self.value(role)
         try:
-            number = role == "duration" and isinstance(value, (int, float))
-            return None if value is None else reader(value if number else str(value), *more)
+            return None if value is None else reader(value if role == "duration" else str(value), *more)
         except ValueError as fault:
             raise Unreadable(self.column(role), str(fault)) from None
 
@@ -494,12 +500,14 @@ def parse_json(text):
 def listed(data):
     """The array in an API's answer, bare or inside an object; an object without one is the only row.
 
-    :raise Stop: the answer reports errors beside its rows, so it may not be whole.
+    :raise Stop: there are errors beside the rows
     """
     if isinstance(data, list):
         return data
     if data.get("errors"):
-        raise Stop(NO_INPUT, "The tracker's answer reports errors, so it may not be whole; nothing was uploaded.")
+        raise Stop(
+            NO_INPUT, "The input reports errors beside its rows, so it may not be whole; nothing of it was uploaded."
+        )
     return next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
 
 
@@ -681,9 +689,8 @@ def persist(what, request, deadline):
             reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({reason.verify_message}).") from None
-            trouble = f"{what} at {request.host} cannot be reached ({reason})"
-            if isinstance(reason, socket.gaierror):
-                trouble += "; is that name right?"
+            hint = "; is that its name?" if isinstance(reason, socket.gaierror) else ""
+            trouble = f"{what} at {request.host} cannot be reached ({reason}{hint})"
         wait = pause(headers, attempt)
         if attempt + 1 == TRIES or clock() + wait > deadline:
             break
@@ -704,12 +711,12 @@ def from_url(address, options, deadline):
     page, asked, kept = (address.replace("{page}", "1"), period), [], collections.Counter()
     while page:
         if page in asked:
-            raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing was uploaded.")
+            raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing of it was uploaded.")
         asked.append(page)
         headers, text = download(*page, options.authorization, deadline)
         if text.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] not in (b"[", b"{"):
             if len(asked) > 1 or "{page}" in address or next_page(None, headers, page[0]):
-                says = "The tracker's answer may have several pages, and not all are JSON; nothing was uploaded."
+                says = "The tracker's answer may have several pages, and not all are JSON; nothing of it was uploaded."
                 raise Stop(NO_INPUT, says)
             return io.BytesIO(text)
         found = parse_json(text)
@@ -753,8 +760,9 @@ def next_page(found, headers, here):
     """The next page's address as most APIs say it: a Link header (RFC 8288), `links.next` (Harvest) or `metadata.next`
     (Tempo). "" on the last one. :raise Stop: on another host, which must learn no secrets.
     """
-    with or_stop(NO_INPUT, "The tracker names a next page without an address.", ValueError, TypeError, AttributeError):
-        inside = flat(found) if isinstance(found, dict) else {}
+    faults = ValueError, TypeError, AttributeError, RecursionError
+    with or_stop(NO_INPUT, "The tracker names a next page without an address.", *faults):
+        inside = flat({name: found.get(name) for name in ("links", "metadata")}) if isinstance(found, dict) else {}
         names = "links.next", "links.next.href", "metadata.next", "metadata.next.href"
         following = linked(headers) or next(filter(None, map(inside.get, names)), "")
         following = following and urllib.parse.urljoin(here, following)
@@ -929,11 +937,10 @@ class Api:
             raise Stop(DENIED, f"The API does not accept the issuer's token. {says}")
         if status == 403:
             raise Stop(DENIED, f"The API says: {detail} {ADD_SCOPE}")
+        if status == 404:
+            detail += " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets."
         if status not in (200, 413):
-            says = (
-                " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets." if status == 404 else ""
-            )
-            raise Stop(CONFIG, f"The API answered {status}: {detail}{says}")
+            raise Stop(CONFIG, f"The API answered {status}: {detail}")
         return status, headers, answer
 
     def upload(self, rows, dry_run):
@@ -1284,6 +1291,7 @@ def run(options):
 
 def main(arguments=None):
     """Run, and turn every ending into a sentence and an exit status."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # there is none after `>&-`
     try:
         options = parse_options(arguments)
         level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
@@ -1296,7 +1304,7 @@ def main(arguments=None):
         return stop.status
     except OSError as fault:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written on the way out
-        if isinstance(fault, BrokenPipeError):  # `--print | head` has read enough
+        if isinstance(fault, BrokenPipeError) and options.print and not options.rejects:  # `| head` has read enough
             return OK
         log.error("Stopped: %s. Run again to go on: what was uploaded is known and not sent twice.", fault)
         return LATER

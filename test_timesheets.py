@@ -1004,6 +1004,9 @@ def test_postgresql_that_cannot_take_the_tables_is_refused_at_start(tenant, data
         pytest.param("sqlite:///secret.db", "must be the path of the SQLite file, or postgresql://", id="another-kind"),
         pytest.param("postgresql://ann:secret@[::1/x", "postgresql://USER:PASSWORD@HOST/NAME", id="malformed"),
         pytest.param("postgresql://ann@x/y?password=secret&nonsense=1", "is malformed", id="unknown-option"),
+        pytest.param("postgresql://ann:p@secret@127.0.0.1/x", "is malformed", id="password-with-an-at"),
+        pytest.param("postgresql://ann:p@127.0.0.1/x@secret", "is malformed", id="database-with-an-at"),
+        pytest.param("postgresql://ann:secret/p@127.0.0.1/x", "is malformed", id="password-with-a-slash"),
     ],
 )
 def test_address_of_no_database_is_refused_without_its_password(address, sentence):
@@ -1023,7 +1026,7 @@ def test_postgresql_that_is_away_at_the_start_may_come_back(tmp_path):
     }
     done = run("timesheets.py", PORT="0", **env)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "DATABASE_URL's server cannot be reached: " in done.stderr
+    assert "DATABASE_URL cannot be connected to: " in done.stderr
     assert "secret" not in done.stderr and "Traceback" not in done.stderr
 
 
@@ -1316,6 +1319,7 @@ AFTER = (datetime.now(UTC) + timedelta(days=2)).date().isoformat()
         ("date", "Fri Nov 20 17:40:20 GMT+01:00 2026", "2026-11-20"),
         ("project", " Z\u00fcrich \U0001f600 ", "Z\u00fcrich \U0001f600"),
         ("project", "x" * 200, "x" * 200),
+        ("project", "x" * 200 + " " * 200, "x" * 200),
         ("user_id", "007", "007"),
         ("description", "", ""),
         ("description", "=1+1", "=1+1"),
@@ -2986,6 +2990,40 @@ def test_every_format_has_an_export_in_the_table():
 ROW = "Jane,jane@x.example,Big,StoreZero,,d,Yes,{},09:00:00,{},10:00:00,01:00:00,\n"
 
 
+def test_list_of_one_is_what_it_holds(tmp_path):
+    """Also for the key, which must not change; a description in several pieces is left out."""
+    rows = [
+        {"date": "2026-11-20", "hours": 2, "project": "A", "user_id": "k", "description": text}
+        for text in ("x", ["x"], "", [], ["a", "b"])
+    ]
+    sent = []
+    for record in (*rows, rows[0] | {"user_id": ["k"], "project": ["A"], "hours": [2]}):
+        sent.append(json.loads(sync_print(tmp_path, json.dumps([record])).stdout))
+    assert sent[0] == sent[1] == sent[5] and sent[0]["description"] == "x"
+    assert sent[2] == sent[3] == sent[4] and sent[2]["description"] == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes its streams so on POSIX systems only")
+def test_closed_output_is_no_fault(tmp_path):
+    """`>&-` leaves no standard output at all."""
+    (tmp_path / "export").write_text("user_id,date,project,hours\nx,2026-11-20,P,1\n")
+    command = ["sh", "-c", '"$0" "$@" >&-', sys.executable, HERE / "sync.py", "--print", tmp_path / "export"]
+    done = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="this system has no names for open files")
+def test_broken_pipe_of_rejects_is_no_success(world):
+    """Whoever reads the rejects may leave; the rows that were not uploaded then are not done."""
+    world.file.write_text(HEADER + "x,2026-13-02,P,1\n" * 3_000 + "x,2026-11-02,P,1\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        status = sync.main(["--state-dir", str(world.folder / "s"), "--rejects", f"/dev/fd/{writer}", str(world.file)])
+    os.close(writer)
+    assert status == 75
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
 def test_full_disk_is_a_sentence(tmp_path):
     """Not a stack trace; the next run goes on."""
@@ -3147,10 +3185,10 @@ HEADER = "user_id,date,project,hours\n"
             id="time-entries-of-another-tracker",
         ),
         pytest.param(
-            '[{"id": 1, "user_id": 2, "start": "2026-11-02T09:00:00+01:00", "end": [1], "organization_id": 3}]',
+            '[{"id": 1, "user_id": 2, "start": "2026-11-02T09:00:00+01:00", "end": [1, 2], "organization_id": 3}]',
             65,
             0,
-            "line 1: end '[1]' is not a date and time",
+            "line 1: end is a list",
             id="list-as-an-end",
         ),
         pytest.param('[{"user_id": 0, "date": "2026-11-02", "project": "P", "hours": 3}]', 0, 1, "", id="user-zero"),
@@ -3166,7 +3204,7 @@ HEADER = "user_id,date,project,hours\n"
             '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": [[1]]}]',
             65,
             0,
-            "line 1: hours [[1]] is no duration",
+            "line 1: hours is a list",
             id="list-in-a-list",
         ),
         pytest.param(
@@ -3693,7 +3731,7 @@ def test_trouble_that_passes_doubles_nothing(world, script, slept):
         pytest.param(["html"], 78, "no JSON; is TIMESHEETS_URL right?", id="html"),
         pytest.param(["501"] * 9, 75, "The Timesheets API at 127.0.0.1:", id="501"),
         pytest.param(["short"], 70, "does not account for every row", id="rows-unaccounted-for"),
-        pytest.param(["404"], 78, "The API answered 404: There is nothing at this address.", id="404"),
+        pytest.param(["404"], 78, "There is nothing at this address. Is TIMESHEETS_URL right?", id="404"),
         pytest.param(["redirect"], 78, "307 and no JSON; is TIMESHEETS_URL right?", id="redirect"),
     ],
 )
@@ -4250,7 +4288,9 @@ def test_password_in_an_address_is_refused_and_not_said(world, monkeypatch, name
         pytest.param(
             json.dumps([REPORTS[0] | {"time_entries": [1]}]), {}, "", 66, "toggl-reports, which needs", id="report"
         ),
-        pytest.param('{"data": [], "errors": ["x"]}', {}, "", 66, "may not be whole", id="errors-beside-rows"),
+        pytest.param(
+            json.dumps({"data": HARVESTED, "errors": ["x"]}), {}, "", 66, "may not be whole", id="errors-beside-rows"
+        ),
     ],
 )
 def test_trackers_oddity_is_a_sentence(world, monkeypatch, sent, headers, secret, status, says):

@@ -499,7 +499,9 @@ class Postgres(Database):
         except ImportError:
             raise Faults(["DATABASE_URL is PostgreSQL's, which needs a package more: psycopg[binary,pool]."]) from None
         try:
-            psycopg.conninfo.conninfo_to_dict(url)
+            parts = psycopg.conninfo.conninfo_to_dict(url)
+            if "@" in f"{parts.get('host')} {parts.get('dbname')}" or re.search("[^0-9,]", str(parts.get("port", ""))):
+                raise psycopg.ProgrammingError  # a password that is not percent-encoded reaches into the host or port
         except psycopg.Error:  # whose text would show the password
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
         self.errors = errors = psycopg.errors
@@ -537,7 +539,7 @@ class Postgres(Database):
             self.connect().close()  # unlike the pool, it says why it cannot
         except self.errors.OperationalError as fault:
             reason = " ".join(str(fault).split())
-            raise ConnectionError(f"DATABASE_URL's server cannot be reached: {reason}") from fault
+            raise ConnectionError(f"DATABASE_URL cannot be connected to: {reason}") from fault
         with self.connection() as db:
             db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
             db.execute("INSERT INTO schema_version VALUES (0) ON CONFLICT DO NOTHING")
@@ -2010,9 +2012,11 @@ def serve(settings):
     open_database(settings.database_url).migrate()
     if settings.tls_cert:
         try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")  # asks nobody for one
         except OSError as fault:
-            raise Faults([f"TLS_CERT and TLS_KEY are no certificate and its key, in PEM: {fault}."]) from fault
+            says = "TLS_CERT and TLS_KEY are no certificate and its key, in PEM and without a pass phrase"
+            raise Faults([f"{says}: {fault}."]) from fault
     family, host = socket.AF_INET, settings.host
     if ":" in host:
         family, host = socket.AF_INET6, f"[{host}]"
@@ -2158,6 +2162,7 @@ def main(arguments):
     parser.add_argument("token", nargs="*", help="the token to explain; - reads it from standard input")
     given = vars(parser.parse_args(arguments))
     command, words = given.pop("command"), given.pop("token")
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # there is none after `>&-`
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a tick shows its name
         sys.stdout.reconfigure(errors="namereplace")
     try:
