@@ -373,6 +373,11 @@ SCHEMA = [
 ]
 
 
+def in_a_line(fault):
+    """What a database says of a fault, in one line and without the statement that it happened in."""
+    return " ".join(str(fault).partition("\nLINE ")[0].split())
+
+
 class Database:
     """A SQLite file. Its connections are lent out, one to a thread at a time, and kept for the next."""
 
@@ -468,8 +473,9 @@ class Database:
         try:
             found = run_to_the_end(self.upgrade)  # other processes start as well
         except (self.errors.Error, Problem) as fault:
-            reason = " ".join(str(fault.__cause__ or fault).partition("\nLINE ")[0].split())
-            raise Faults([f"DATABASE_URL is no database that can be used: {reason}."]) from fault
+            raise Faults(
+                [f"DATABASE_URL is no database that can be used: {in_a_line(fault.__cause__ or fault)}."]
+            ) from fault
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
 
@@ -538,8 +544,7 @@ class Postgres(Database):
         try:
             self.connect().close()  # unlike the pool, it says why it cannot
         except self.errors.OperationalError as fault:
-            reason = " ".join(str(fault).split())
-            raise ConnectionError(f"DATABASE_URL cannot be connected to: {reason}") from fault
+            raise ConnectionError(f"DATABASE_URL cannot be connected to: {in_a_line(fault)}") from fault
         with self.connection() as db:
             db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
             db.execute("INSERT INTO schema_version VALUES (0) ON CONFLICT DO NOTHING")
@@ -1426,7 +1431,7 @@ def create():
 def idempotency_key():
     """The Idempotency-Key header, None without one. :raise Problem: 400, it is malformed."""
     key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
-    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
+    if key is not None and not re.fullmatch(idempotency_key.schema["pattern"], key):
         raise Problem(400, "invalid_key", "An Idempotency-Key is 1 to 200 visible ASCII characters.")
     return key
 
