@@ -383,8 +383,8 @@ def recognise(kind, names, options):
     if options.map:
         name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
         form = Format(name, kind, ",".join(options.map.values()), unit=HOURS, **options.map)
-        if kind == "csv" and form.missing(names):
-            lacking = ", ".join(form.missing(names))
+        lacking = ", ".join(form.missing(names))
+        if kind == "csv" and lacking:
             raise Stop(USAGE, f"--map names a column that the input lacks: {lacking}. It has: {found}")
         return form
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
@@ -980,8 +980,8 @@ OUTCOMES = ("created", "updated", "unchanged", "deleted", "rejected", "skipped")
 class Run:
     """One run's rows and what became of them."""
 
-    def __init__(self, options, api):
-        self.options, self.api = options, api
+    def __init__(self, options, api, rejects):
+        self.options, self.api, self.rejects = options, api, rejects
         self.read, self.unreadable, self.counts = 0, 0, collections.Counter()
         self.seen, self.sent, self.chunk = collections.Counter(), {}, []
         self.people, self.running, self.named = set(), set(), ""
@@ -1091,10 +1091,9 @@ class Run:
         self.counts["rejected"] += 1
         log.error("line %s: %s", row.line, "; ".join(f"{error['field']} {error['detail']}" for error in errors))
         log.info("    %s", ", ".join(str(value) for value in row.record.values()))
-        if self.options.rejects:
-            kept = {"line": row.line, "format": row.form.name, "key": row.key, "occurrence": row.number}
-            kept |= {"row": row.record, "errors": errors}
-            print(json.dumps(kept, ensure_ascii=False), file=self.options.rejects)
+        if self.rejects:
+            known_by = {"line": row.line, "format": row.form.name, "key": row.key, "occurrence": row.number}
+            print(json.dumps({**known_by, "row": row.record, "errors": errors}, ensure_ascii=False), file=self.rejects)
 
     def void_missing(self):
         """Void what the API has in the window and the input lacks, for its people only.
@@ -1113,9 +1112,11 @@ class Run:
         live = [entry for entry in live if entry["external_id"].rpartition(":")[2] not in self.running]
         gone = []
         for entry in live:
-            if entry["external_id"] not in self.sent and entry["approved"]:
+            if entry["external_id"] in self.sent:
+                continue
+            if entry["approved"]:
                 log.error("%s of %s is gone upstream but approved, so it stays", entry["external_id"], entry["date"])
-            elif entry["external_id"] not in self.sent:
+            else:
                 gone.append({"external_id": entry["external_id"], "deleted": True})
         limit = max(5, len(live) // 10) if self.options.max_delete is None else self.options.max_delete
         if len(gone) > limit:
@@ -1273,9 +1274,8 @@ def run(options):
             api = Api(settings, folder, deadline)
         elif isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-        if options.rejects:
-            options.rejects = stack.enter_context(open_rejects(options.rejects, options.source))
-        job = Run(options, api)
+        rejects = stack.enter_context(open_rejects(options.rejects, options.source)) if options.rejects else None
+        job = Run(options, api, rejects)
         for source in options.source:
             with open_source(source, options, deadline) as file:
                 job.take_all(file)
@@ -1287,6 +1287,9 @@ def run(options):
                 job.void_missing()
             job.account()
         return REJECTED if job.counts["rejected"] else OK
+
+
+GO_ON = "Run again to go on: what was uploaded is known and not sent twice."
 
 
 def main(arguments=None):
@@ -1306,10 +1309,10 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written on the way out
         if isinstance(fault, BrokenPipeError) and options.print and not options.rejects:  # `| head` has read enough
             return OK
-        log.error("Stopped: %s. Run again to go on: what was uploaded is known and not sent twice.", fault)
+        log.error("Stopped: %s. %s", fault, GO_ON)
         return LATER
     except KeyboardInterrupt:
-        log.error("Stopped. Run again to go on: what was uploaded is known and not sent twice.")
+        log.error("Stopped. %s", GO_ON)
         return LATER
 
 
