@@ -3006,7 +3006,7 @@ def test_list_of_one_is_what_it_holds(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="a shell closes its streams so on POSIX systems only")
 def test_closed_output_is_no_fault(tmp_path):
     """`>&-` leaves no standard output at all."""
-    (tmp_path / "export").write_text("user_id,date,project,hours\nx,2026-11-20,P,1\n")
+    (tmp_path / "export").write_text(HEADER + "x,2026-11-20,P,1\n")
     command = ["sh", "-c", '"$0" "$@" >&-', sys.executable, HERE / "sync.py", "--print", tmp_path / "export"]
     done = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -3027,7 +3027,7 @@ def test_broken_pipe_of_rejects_is_no_success(world):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
 def test_full_disk_is_a_sentence(tmp_path):
     """Not a stack trace; the next run goes on."""
-    (tmp_path / "export").write_text("user_id,date,project,hours\nx,2026-11-20,P,1\n")
+    (tmp_path / "export").write_text(HEADER + "x,2026-11-20,P,1\n")
     with open("/dev/full", "w") as full:
         command = [sys.executable, HERE / "sync.py", "--print", tmp_path / "export"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
@@ -3037,7 +3037,7 @@ def test_full_disk_is_a_sentence(tmp_path):
 def test_pipe_is_read_as_a_file_is(tmp_path):
     """`sync.py <(unzip -p export.zip)` hands over a file that cannot be read twice."""
     command = [sys.executable, str(HERE / "sync.py"), "--print", "/dev/stdin"]
-    sent = "user_id,date,project,hours\nx,2026-11-20,P,1\n"
+    sent = HEADER + "x,2026-11-20,P,1\n"
     done = subprocess.run(command, input=sent, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
 
@@ -3572,10 +3572,7 @@ def test_snapshot_of_one_tracker_leaves_anothers_entries(world):
 
 def test_snapshot_keeps_the_hours_of_a_timer_that_runs_again(world):
     """Harvest's timer can go on in an entry that had ended; its hours are not gone, they are not known yet."""
-    rows = [
-        {"id": n, "spent_date": f"2026-11-0{n}", "hours": 2, "is_running": False, "project": {"name": "Web"}}
-        for n in (2, 3, 4)
-    ]
+    rows = [dict(harvested) for harvested in HARVESTED]
     for ended, says in ((True, "3 rows: 3 created\n"), (False, "3 rows: 1 unchanged, 1 deleted, 1 skipped\n")):
         rows[1]["is_running"] = not ended
         world.file.write_text(json.dumps(rows if ended else rows[:2]))
