@@ -3,33 +3,35 @@
 # requires-python = ">=3.9"
 # dependencies = []
 # ///
-"""Upload a time tracker's export to the Timesheets API: a cron job in one file, standard library only.
+"""Bring a time tracker's entries into the Timesheets API: a cron job in one file, standard library only.
 
-For contractors and whoever runs their cron: reads what Toggl, Clockify, Harvest, Kimai, solidtime, Tempo,
-Timewarrior, Watson, timetrap and org-mode export, or any other CSV or JSON with --map; gets an access token with
-the client-credentials grant; uploads. Running it again changes nothing, so after any failure: run it again.
+One run reads the tracker's entries, compares them with what the API holds, makes a plan, checks it and applies it.
+Running it again changes nothing; after any failure: run it again.
 
     python sync.py --print export.csv                                    look first: no network, no settings
-    python sync.py --env-file ~/.config/timesheets.env export.csv        upload
+    python sync.py --env-file ~/.config/timesheets.env export.csv        upload an export
+    python sync.py --env-file ~/.config/timesheets.env toggl             ask Toggl itself
 
-The env file (chmod 600) holds AUTH0_DOMAIN, AUTH0_AUDIENCE, AUTH0_CLIENT_ID, AUTH0_CLIENT_SECRET and
-TIMESHEETS_URL, one NAME=VALUE a line; the environment says it too, and wins. Where the issuer is not Auth0, TOKEN_URL,
-TOKEN_SCOPE and TOKEN_RESOURCE say what its token endpoint wants.
-
-Words used below:
+The env file (chmod 600) holds NAME=VALUE lines; the environment wins over it: AUTH0_DOMAIN, AUTH0_AUDIENCE,
+AUTH0_CLIENT_ID, AUTH0_CLIENT_SECRET, TIMESHEETS_URL; for a tracker that is asked by name SOURCE_TOKEN, and for some
+SOURCE_ACCOUNT or SOURCE_URL; for an issuer other than Auth0 TOKEN_URL, TOKEN_SCOPE, TOKEN_RESOURCE. Words used below:
 
     format      one kind of export, one entry of the table FORMATS
     role        what a column is to us: id, user, project, date, time, start, end, duration, description ...
-    row         one record of the input; it ends as an entry, a reject or a skip, and is counted
-    key         what makes a row the same row on the next run; numbered, it is the entry's external_id
-    chunk       the rows of one upload
-    void        to mark an entry as deleted upstream
+    person      whose row it is, as the export writes it; `user` is the same person as the API knows them
+    feed        where entries come from, such as `toggl`; every key begins with it
+    key         an entry's external_id: FEED:ID by the tracker's id, without one FEED:PERSON:DAY:N
+    held        what the API holds of the feed
+    covered     held entries of days of which the input says all there is: what it lacks there is deleted
 
 Exit status: 0 ok, 64 usage, 65 some rows rejected, 66 no readable input, 70 the accounting does not add up,
 75 try again later, 77 not authorised, 78 configuration.
 """
 
+from __future__ import annotations
+
 import argparse
+import base64
 import collections
 import contextlib
 import csv
@@ -41,31 +43,33 @@ import io
 import itertools
 import json
 import logging
+import logging.handlers
 import os
 import pathlib
 import random
 import re
-import shutil
+import signal
 import socket
 import ssl
 import sys
 import tempfile
 import time
 import typing
+import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
 import zlib
 import zoneinfo
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, tzinfo
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-VERSION = "1.0"
+VERSION = "1.0.0"
 OK, USAGE, REJECTED, NO_INPUT, SOFTWARE, LATER, DENIED, CONFIG = 0, 64, 65, 66, 70, 75, 77, 78
 log = logging.getLogger("sync")
 clock, sleep = time.time, time.sleep  # names of their own, so that a test can put in others
@@ -74,13 +78,13 @@ clock, sleep = time.time, time.sleep  # names of their own, so that a test can p
 class Stop(Exception):
     """The end of the run: an exit status and a sentence for whoever reads the cron mail."""
 
-    def __init__(self, status, sentence):
+    def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status = status
 
 
 @contextlib.contextmanager
-def or_stop(status, sentence, *faults):
+def or_stop(status: int, sentence: str, *faults: type[Exception]) -> typing.Iterator[None]:
     """End the run with this sentence if one of `faults` happens; after a colon comes what the fault says."""
     try:
         yield
@@ -90,26 +94,37 @@ def or_stop(status, sentence, *faults):
 
 
 class Unreadable(ValueError):
-    """Why a row is no entry: the column at fault, and what is wrong with it."""
+    """Why a row cannot be read: the column at fault, and what is wrong with it."""
+
+
+def many(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `3 entries`."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 # ---- Values: days, times, numbers and durations as trackers write them ----
 
 DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?", re.ASCII)
-TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:[.,]\d+)? ?(?:([ap])\.?m\.?)?", re.ASCII | re.IGNORECASE)
+TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?::([0-5][0-9]))?(?:[.,][0-9]+)?\s?(?:([ap])\.?m\.?)?", re.IGNORECASE)
 MOMENT = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)[T ](\d\d):?(\d\d):?(\d\d)?(?:[.,]\d+)? ?(?:(Z)|([+-]\d\d):?(\d\d))?", re.ASCII
 )
-CLOCK = re.compile(r"(\d{1,4}):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
+CLOCK = re.compile(r"(\d{1,4}):([0-5]\d)(?::([0-5]\d))?(?: ?h)?", re.ASCII)
 PERIOD = re.compile(r"PT(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.\d+)?S)?", re.ASCII)
+WORDED = re.compile(  # 1h 30m, 90 min, 1,5 h, 1h30, 2 Std.
+    r"(?:([\d.,]+)\s*(?:h|hrs?|hours?|std|stunden?)\.?)?"
+    r"\s*(?:([\d.,]+)\s*(?:m|mins?|minut[a-z]*|(?<=h\d\d)|(?<=h \d\d))\.?)?\s*(?:(\d+)\s*(?:s|secs?|seconds?|sek)\.?)?",
+    re.ASCII | re.IGNORECASE,
+)
 PLAIN = re.compile(r"-?(?:\d+(?:[.,]\d*)?|[.,]\d+)", re.ASCII)
 GROUPED = re.compile(r"-?\d{1,3}(?:(?:\.\d{3})+,|(?:,\d{3})+\.)\d*", re.ASCII)
-HOURS, SECONDS = 3600, 1
+HOURS, MINUTES, SECONDS = 3600, 60, 1
 ORDERS = {"YMD": (0, 1, 2), "DMY": (2, 1, 0), "MDY": (2, 0, 1)}
 
 
 @functools.lru_cache(maxsize=4096)
-def read_date(text, order=None):
+def read_date(text: str, order: str | None = None) -> str:
     """A day as YYYY-MM-DD. A year in front or dots (26.01.2015) tell the order; 03/04/2024 needs to be told.
 
     `order` is YMD, DMY or MDY, None when nobody said and nothing proved it. :raise ValueError: what is wrong.
@@ -120,6 +135,8 @@ def read_date(text, order=None):
     first, sign, *others = match.groups()
     if len(first) == 4:
         order = "YMD"
+    elif len(others[1]) != 4:
+        raise ValueError(f"{text!r} has no year of four digits; export it with one, such as 2026-11-16")
     elif sign == ".":
         order = "DMY"
     if order is None:
@@ -131,16 +148,16 @@ def read_date(text, order=None):
         raise ValueError(f"{text!r} is no date when read as {order}") from None
 
 
-def prove_order(values):
+def prove_order(values: typing.Iterable[str]) -> str | None:
     """DMY or MDY, if one of the dates proves it; None if the first one says its own. :raise Stop: both are possible."""
-    doubtful = None
+    doubtful = ""
     for text in values:
         match = DATE.fullmatch(text)
         if match and len(match[1]) <= 2 and match[2] != ".":
             first, second = int(match[1]), int(match[3])
             if first > 12 or second > 12:
                 return "DMY" if first > 12 else "MDY"
-            doubtful = doubtful or (first != second and text)
+            doubtful = doubtful or (text if first != second else "")
         elif match and not doubtful:
             return None
     if doubtful:
@@ -150,7 +167,7 @@ def prove_order(values):
 
 
 @functools.lru_cache(maxsize=8192)
-def read_time(text):
+def read_time(text: str) -> str:
     """A time of day as HH:MM:SS, from 9:00, 09:00:00, 9:00 AM or 3:00pm."""
     match = TIME.fullmatch(text)
     if not match or int(match[1]) > 23 or (match[4] and not 1 <= int(match[1]) <= 12):
@@ -161,11 +178,14 @@ def read_time(text):
     return f"{hour:02}:{match[2]}:{match[3] or '00'}"
 
 
-def read_moment(text, zone):
+def read_moment(text: str, order: str | None, zone: tzinfo | None) -> datetime:
     """A date and time as the person saw it. UTC does not tell where that was: `zone` must. :raise Stop: it does not."""
     match = MOMENT.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is not a date and time")
+        day, _, time_of_day = text.partition(" ")
+        if not time_of_day:
+            raise ValueError(f"{text!r} is not a date and time")
+        return datetime.fromisoformat(f"{read_date(day, order)}T{read_time(time_of_day.strip())}")
     year, month, day, hour, minute, second, utc, hours, minutes = match.groups()
     if not "1970" <= year < "3000":
         raise ValueError(f"{text!r} is no time at which somebody can have worked")
@@ -180,114 +200,142 @@ def read_moment(text, zone):
 
 
 @functools.lru_cache(maxsize=8192, typed=True)
-def read_duration(written, unit):
-    """Seconds from 1:30, 1:30:00, PT1H30M, or a number of `unit`; None for what is no duration in this format.
+def read_duration(written: object, unit: int) -> int | None:
+    """Seconds from 1:30, 1:30:00, PT1H30M, 1h 30m, 90 min, or a number of `unit`; None for what is no duration.
 
     A number has a point or a comma; where both stand the later one is the decimal sign: 2.000,5 is 2000.5.
     """
     if isinstance(written, str):
-        match = CLOCK.fullmatch(written) or PERIOD.fullmatch(written)
-        if match:
-            hours, minutes, seconds = (int(part or 0) for part in match.groups())
-            return hours * 3600 + minutes * 60 + seconds
+        written = " ".join(written.split())
+        match = CLOCK.fullmatch(written) or PERIOD.fullmatch(written) or WORDED.fullmatch(written)
+        if match and any(match.groups()):
+            units = HOURS, MINUTES, SECONDS
+            parts = [read_duration(part or "0", unit) for part, unit in zip(match.groups(), units)]
+            return None if None in parts else sum(filter(None, parts))
         if GROUPED.fullmatch(written):
             written = written.replace("," if written.rfind(".") > written.rfind(",") else ".", "")
         elif not PLAIN.fullmatch(written):
             return None
         written = float(written.replace(",", "."))
-    if not unit or isinstance(written, bool) or not abs(written) < 1e12:
+    if not unit or isinstance(written, bool) or not isinstance(written, (int, float)) or not abs(written) < 1e12:
         return None
     return round(written * unit)
 
 
-def elapsed(start, end, zone):
-    """Seconds between two moments, both with a zone or both without. With one, a night when the clocks change counts
-    as long as it was.
-    """
-    if start.tzinfo is None:
-        start, end = (moment.replace(tzinfo=zone or timezone.utc) for moment in (start, end))
-    return round(end.timestamp() - start.timestamp())
+@functools.lru_cache
+def read_zone(name: str) -> tzinfo:
+    """A time zone by its name. :raise ValueError: there is none."""
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        lacking = "" if zoneinfo.available_timezones() else ": this Python has none at all (pip install tzdata)"
+        raise ValueError(f"{name} is no time zone{lacking or '; Europe/Berlin would be one'}") from None
 
 
-# ---- Formats: one table; a further tracker is one more entry ----
+def spelled(name: str) -> str:
+    """A person's name as the API stores it: one spelling, so that Jane@X and jane@x are one."""
+    name = unicodedata.normalize("NFKC", name).strip()
+    return name.casefold() if "@" in name else name
+
+
+# ---- Formats: what exports look like; a further one is one more entry ----
+
+# Trackers translate the headers of their CSV with the person's language: English = the other words for it.
+TRANSLATIONS = {
+    "Date": "Data|Datum|Dato|Datums|Dátum|Fecha|Kuupäev|Päivämäärä|Tanggal|Tarih|Ημερομηνία|Дата|Датум|日付|日期|날짜",
+    "From": "Von|De|De la|Da|Od|Fra|Från|Van|Dari|Alates|Alkaen|Kezdés|Začít|Başlangıç|Από|От|С|З|Од|시작|從|始于",
+    "To": "Bis|À|A|Para|Al|Aan|Tot|Til|Till|Do|Za|Kuni|Saakka|Până la|Befejezés|Ukončit|Bitiş|Kepada|Σε|До|종료|到|至",
+    "Duration": "Dauer|Durée|Duración|Durata|Duração|Duur|Czas trwania|Doba trvání|Trvanie|Trajanje|Varighed|Varighet|"
+    "Längd|Varaktighet|Kesto|Kestvus|Időtartam|Süre|Durasi|Ilgums|Διάρκεια|Продолжительность|Тривалість|期間|持续时间",
+    "User": "Benutzer|Utilisateur|Nom d'utilisateur|Usager|Usuario|Nombre de usuario|Utente|Usuário|Utilizador|Bruker|"
+    "Nome de usuário|Nome do utilizador|Gebruiker|Gebruikersnaam|Użytkownik|Uživatel|Používateľ|Korisnik|Uporabnik|"
+    "Bruger|Brugernavn|Användare|Käyttäjä|Felhasználó|Felhasználónév|Χρήστης|Пользователь|用户",
+    "E-mail": "Email|Courriel|Correo electrónico|Sähköposti|E-post|E-pošta|E-posta|Eposta|Эл. почта|电子邮件",
+    "Project": "Projekt|Projet|Projecte|Proyecto|Progetto|Projeto|Proiect|Prosjekt|Projekti|Proje|Proyek|Έργο|Проект|"
+    "Проєкт|プロジェクト|项目|專案|프로젝트",
+    "Description": "Beschreibung|Descripció|Descripción|Descrizione|Descrição|Descriere|Beschrijving|Opis|Popis|Kuvaus|"
+    "Beskrivelse|Beskrivning|Kirjeldus|Leírás|Açıklama|Deskripsi|Περιγραφή|Описание|Опис|説明|描述|說明",
+    "Client": "Kunde|Cliente",
+    "Notes": "Notizen|Notiz|Notas",
+    "Hours": "Stunden|Heures|Horas",
+    "First Name": "Vorname|Prénom",
+    "Last Name": "Nachname",
+    "Start Date": "Startdatum|Fecha de inicio|Date de début|Data de início",
+    "Start Time": "Startzeit|Hora de inicio|Heure de début|Hora de início",
+    "End Date": "Enddatum|Fecha de finalización|Date de fin|Data final|Data de término",
+    "End Time": "Endzeit|Hora de finalización|Heure de fin|Hora de término|Fim do tempo",
+    "Duration (h)": "Dauer (h)|Duración (h)|Durée (h)|Duração (h)",
+    "Type": "Typ|Tipo",
+}
+ENGLISH = {word.casefold(): name.casefold() for name, words in TRANSLATIONS.items() for word in words.split("|")}
+
+
+def in_english(column: str) -> str:
+    """A CSV column's name in small letters, and in English if it is known."""
+    return ENGLISH.get(column.strip().casefold(), column.strip().casefold())
 
 
 class Format:
     """One kind of export.
 
-    name        what --format takes; the part before a hyphen is the tracker, and begins every external_id
+    name        what --format takes; the part before a hyphen is the tracker, and the feed if --feed names none
     kind        csv or json
-    needs       the columns by which it is recognised, commas between; `A|B` is either, as in translations
+    needs       the columns by which it is recognised, commas between; `A|B` is either
     plain       the roles whose column is called as they are
     roles       role = column for the others; `A|B` takes the first that is filled; `a.b` is b inside a, as `flat` says
-    unit        what a bare number in `duration` means: HOURS, SECONDS, or nothing we could trust (0)
+    unit        what a bare number in `duration` means: HOURS, MINUTES, SECONDS, or nothing we could trust (0)
     only        recognised only if no other column is there
+    own         each person's tool numbers its own entries, so that an id belongs to a person
 
     Roles that do not say it themselves: `running` is True or `current` while a timer runs (besides, an empty end says
-    so in every format), `gone` is filled when the tracker deleted the row, `first_name` and `last_name` are the user
-    where nothing else is, and `client` and `task` belong to the key where there is neither an id nor a start.
+    so in every format), `gone` is filled when the tracker deleted the row, `type` tells work from breaks, `zone` is
+    where the row was worked, and `first_name` and `last_name` are the user where nothing else is.
     """
 
-    def __init__(self, name, kind, needs, plain="", unit=0, only="", **roles):
-        self.name, self.kind, self.unit = name, kind, unit
-        self.source = name.partition("-")[0]
-        self.needs = [column.strip().split("|") for column in needs.split(",")]
-        self.only = only and set(only.split(", "))
-        self.roles = {role: [role] for role in plain.split(", ") if role}
-        self.roles.update((role, columns.split("|")) for role, columns in roles.items())
+    def __init__(
+        self, name: str, kind: str, needs: str, plain: str = "", unit: int = 0, only: str = "", own: bool = False,
+        **roles: str,
+    ) -> None:  # fmt: skip
+        self.name, self.kind, self.unit, self.own, self.source = name, kind, unit, own, name.partition("-")[0]
+        fold = in_english if kind == "csv" else str
+        self.needs = [[fold(column) for column in either.split("|")] for either in needs.split(", ")]
+        self.only = set(only.split(", ")) if only else None
+        roles = {role: role for role in plain.split(", ") if role} | roles
+        self.roles = {role: [fold(column) for column in either.split("|")] for role, either in roles.items()}
 
-    def missing(self, names):
-        """What of `needs` is not among the column names."""
-        there = {self.fold(name) for name in names}
-        return ["|".join(column) for column in self.needs if not any(self.fold(choice) in there for choice in column)]
-
-    def fold(self, column):
-        """CSV headers are compared without regard to case."""
-        return column.casefold() if self.kind == "csv" else column
-
-    def bind(self, names):
-        """The columns of each role, as this input writes them. JSON may leave out what is empty, so there all count."""
-        if self.kind == "json":
-            return self.roles
-        written = {self.fold(name): name for name in reversed(names)}
-        places = {
-            role: [written[self.fold(column)] for column in columns if self.fold(column) in written]
-            for role, columns in self.roles.items()
-        }
-        return {role: columns for role, columns in places.items() if columns}
+    def missing(self, names: typing.Collection[str]) -> list[str]:
+        """What of `needs` is not among the column names, which for CSV are in English."""
+        return ["|".join(either) for either in self.needs if not any(column in names for column in either)]
 
 
 FORMATS = [
-    # Toggl. Its CSV has no ids, so the start is the key. Its API tells deletions, and a timer that runs by a negative
-    # duration; a report's row holds the entries that were alike, each with an id of its own.
+    # Toggl. Its CSV has no ids. Its API tells deletions, and a timer that runs by a negative duration; a report's row
+    # holds the entries that were alike, each with an id of its own.
     Format("toggl", "csv", "Start date, Start time, Duration", "project, description, duration",
-           user="Email|Member|User", date="Start date", time="Start time",
+           user="E-mail|Member|User", date="Start date", time="Start time",
            end_date="End date|Stop date", end_time="End time|Stop time"),
     Format("toggl-api", "json", "id, start, duration, workspace_id|wid", "id, description, start, duration",
            unit=SECONDS, user="user_name|user_id|uid", project="project_name|project_id|pid", gone="server_deleted_at"),
     Format("toggl-reports", "json", "id, seconds, start, user_id|username", "id, description, start",
            unit=SECONDS, user="email|username|user_id", project="project_name|project_id", duration="seconds"),
     # Clockify. Dates and durations look as the workspace sets it: 1.50, 1:30 and 01:30:00 all stand in "Duration (h)".
-    Format("clockify", "csv", "Start Date, Start Time, Duration (h)", "project, description",
-           unit=HOURS, user="Email|User", date="Start Date", time="Start Time",
+    Format("clockify", "csv", "Start Date, Start Time, Duration (h)", "project, description, type",
+           unit=HOURS, user="E-mail|User", date="Start Date", time="Start Time",
            end_date="End Date", end_time="End Time", duration="Duration (h)"),
-    Format("clockify-api", "json", "timeInterval.start", "description",
+    Format("clockify-api", "json", "timeInterval.start", "description, type",
            unit=SECONDS, id="id|_id", user="userEmail|user.email|userName|userId",
            project="projectName|project.name|projectId", start="timeInterval.start", end="timeInterval.end",
-           duration="timeInterval.duration"),
-    # Harvest. Its CSV has no ids and no times of day, so a row's own columns are its key, and equal rows are numbered.
-    Format("harvest", "csv", "Date|Datum, Client|Kunde, Project|Projekt, Hours|Stunden",
-           unit=HOURS, user="Email|E-Mail", first_name="First Name|Vorname", last_name="Last Name|Nachname",
-           project="Project|Projekt", description="Notes|Notizen|Notiz", date="Date|Datum", duration="Hours|Stunden",
-           client="Client|Kunde", task="Task|Aufgabe"),
+           duration="timeInterval.duration", zone="timeInterval.timeZone"),
+    # Harvest. Its CSV has neither ids nor times of day.
+    Format("harvest", "csv", "Date, Client, Project, Hours", "project, date",
+           unit=HOURS, user="E-mail", first_name="First Name", last_name="Last Name",
+           description="Notes", duration="Hours"),
     Format("harvest-api", "json", "id, spent_date, hours", "id",
            unit=HOURS, user="user.email|user.name|user.id", project="project.name|project.id", description="notes",
            date="spent_date", duration="hours", running="is_running"),
-    # Kimai. Headers come translated, durations as 0:06 or 0.11; there is no end date: an earlier end is the next day's.
-    Format("kimai", "csv", "Date|Datum, From|Von, To|Bis, Duration|Dauer, Project|Projekt", "id",
-           unit=HOURS, user="E-mail|E-Mail|User|Benutzer|Name", project="Project|Projekt",
-           description="Description|Beschreibung", date="Date|Datum", time="From|Von", end_time="To|Bis",
-           duration="Duration|Dauer"),
+    # Kimai. There is no end date: an earlier end is the next day's. Its break is not in the duration.
+    Format("kimai", "csv", "Date, From, To, Duration, Project", "id, project, description, date, duration",
+           unit=HOURS, user="E-mail|User|Name", time="From", end_time="To"),
     Format("kimai-api", "json", "id, begin, duration, activity|activity.id", "id, description, end, duration",
            unit=SECONDS, user="user.email|user.username|user.id|user", project="project.name|project.id|project",
            start="begin"),
@@ -295,16 +343,18 @@ FORMATS = [
     Format("solidtime", "csv", "Start, End, Duration (decimal), Project",
            "user, project, description, start, end, duration"),
     Format("solidtime-zip", "csv", "id, description, start, end, organization_id|created_at",
-           "id, description, start, end", user="user_id|member_id", project="project_id"),
-    Format("solidtime-api", "json", "id, start, end, organization_id", "id, description, start, end, duration",
+           "id, description, start, end, type", user="user_id|member_id", project="project_id"),
+    Format("solidtime-api", "json", "id, start, end, organization_id", "id, description, start, end, duration, type",
            unit=SECONDS, user="user_id", project="project_id"),
     # Tools of the command line, one person's each: --user says whose. Timewarrior's id is a position, and never a key.
     Format("timewarrior", "json", "start", "start, end", only="id, start, end, tags, annotation",
            project="tags", description="annotation"),
-    Format("watson", "json", "id, project, start, stop, tags", "id, project, start", end="stop", running="id"),
+    Format("watson", "json", "id, project, start, stop, tags", "id, project, start", own=True,
+           end="stop", running="id"),
     # This id is cut to 7 characters: no key.
     Format("watson-csv", "csv", "id, start, stop, project, tags", "project, start", end="stop"),
-    Format("timetrap", "json", "id, sheet, start, end, note", "id, start, end", project="sheet", description="note"),
+    Format("timetrap", "json", "id, sheet, start, end, note", "id, start, end", own=True,
+           project="sheet", description="note"),
     Format("timetrap-csv", "csv", "start, end, note, sheet", "start, end", project="sheet", description="note"),
     Format("orgclock", "csv", "task, parents, category, start, end", "start, end",
            project="category", description="task"),
@@ -313,309 +363,862 @@ FORMATS = [
            unit=SECONDS, id="tempoWorklogId", user="author.emailAddress|author.accountId",
            project="issue.key|issue.id", date="startDate", duration="timeSpentSeconds"),
     Format("tempo-csv", "csv", "Issue Key, Hours, Work date",
-           unit=HOURS, user="Email|Username|Full name", project="Project Name|Project Key|Issue Key",
-           description="Work Description", date="Work date", duration="Hours", task="Issue Key"),
+           unit=HOURS, user="E-mail|Username|Full name", project="Project Name|Project Key|Issue Key",
+           description="Work Description", date="Work date", duration="Hours"),
     # Anything else that names its columns as the API does; --map names those of the rest.
-    *(Format(name, kind, "date, project, hours", "project, description, date, external_id",
-             unit=HOURS, user="user_id", duration="hours")
+    *(Format(name, kind, "date, project, hours", "project, date, external_id", unit=HOURS, own=True,
+             user="user_id|E-mail|user|member|person|employee", duration="hours",
+             description="description|notes|note|comment|comments")
       for name, kind in (("generic", "csv"), ("generic-json", "json"))),
 ]  # fmt: skip
+UNITS = {"hours": HOURS, "minutes": MINUTES, "seconds": SECONDS, "duration": 0}  # --map names one of these columns
+ROLES = ["user_id", "project", "description", "date", "time", "start", "end", "end_date", "end_time", "id",
+         "external_id", *UNITS]  # fmt: skip
+NO_WORK = {"break", "holiday", "time_off", "time off", "pause", "feiertag", "abwesenheit", "pausa", "descanso"}
+
+
+class Tracker(typing.NamedTuple):
+    """A tracker that is asked by name.
+
+    form        how its answer reads, one of FORMATS
+    base        scheme and host; SOURCE_URL replaces it
+    path        its time entries; {from} and {to} are days, {until} is the one after, {page} and {offset} count up
+    headers     what lets this job in
+    who         the path that tells who asks: id, e-mail and zone
+    cap         so many entries in an answer may not be all of them
+    account     SOURCE_ACCOUNT must say which account or workspace
+    """
+
+    form: str
+    base: str
+    path: str
+    headers: str = "Authorization: Bearer {token}"
+    who: str = ""
+    cap: int = 0
+    account: bool = False
+
+
+BASIC = "Authorization: Basic {basic}"
+TRACKERS = {
+    "toggl": Tracker(
+        "toggl-api", "https://api.track.toggl.com",
+        "/api/v9/me/time_entries?start_date={from}T00:00:00Z&end_date={until}T00:00:00Z&meta=true",
+        BASIC, "/api/v9/me", cap=1000,
+    ),
+    "toggl-reports": Tracker(
+        "toggl-reports", "https://api.track.toggl.com", "/reports/api/v3/workspace/{account}/search/time_entries",
+        BASIC, "/api/v9/me", account=True,
+    ),
+    "clockify": Tracker(
+        "clockify-api", "https://api.clockify.me",
+        "/api/v1/workspaces/{account}/user/{id}/time-entries"
+        "?start={from}T00:00:00Z&end={until}T00:00:00Z&hydrated=true&page-size=1000&page={page}",
+        "X-Api-Key: {token}", "/api/v1/user",
+    ),
+    "harvest": Tracker(
+        "harvest-api", "https://api.harvestapp.com", "/v2/time_entries?from={from}&to={to}",
+        "Authorization: Bearer {token}; Harvest-Account-Id: {account}", account=True,
+    ),
+    "kimai": Tracker(
+        "kimai-api", "",
+        "/api/timesheets?user=all&begin={from}T00:00:00&end={until}T00:00:00&full=true&size=500&page={page}",
+    ),
+    "solidtime": Tracker(
+        "solidtime-api", "https://app.solidtime.io",
+        "/api/v1/organizations/{account}/time-entries"
+        "?start={from}T00:00:00Z&end={until}T00:00:00Z&limit=500&offset={offset}{member}",
+        who="/api/v1/users/me",
+    ),
+    "tempo": Tracker("tempo", "https://api.tempo.io", "/4/worklogs?from={from}&to={to}&limit=1000"),
+}  # fmt: skip
 
 
 # ---- Reading: a file becomes rows, a row becomes an entry ----
 
-# CSV is read row by row and never as a whole: of a million rows only the keys are kept. Nothing is told from a file's
-# name, and nothing that can be meant two ways is taken: a contractor is paid by what is read here. A row that cannot be
-# read stops no other; it is counted, and reported with its line.
+# Nothing is told from a file's name, and nothing that can be meant two ways is taken: a contractor is paid by what is
+# read here. A row that cannot be read stops no other; it is counted, and reported with its line. An input that says it
+# is only a part is refused whole, because what it lacks would look deleted.
 
 SPACES = re.compile(r"[\x00-\x20\x7f-\xa0]+")
 UNDECODED = re.compile("[\udc80-\udcff]")
-MORE = "(more cells than the header has)"
-TOP = ("time_entries", "results", "data", "timeEntries")  # where APIs keep the list inside their answer
+EMPTY = (None, "", "-")  # as trackers write nothing
+FAULT = "(what is wrong with the row)"  # beside its columns
+LISTS = ("time_entries", "timeentries", "results", "data", "nodes", "items", "entries", "worklogs", "timelogs")
+SUMS = re.compile(
+    r"\W*(sub-?total|total|totaal|totale|sum|suma|summe|gesamt)\b", re.IGNORECASE
+)  # a row of sums begins so
+COUNTS = ("total_count", "totalcount", "total_entries", "totalentries", "x-total-count", "x-total")
+PAGES = ("total_pages", "totalpages", "x-total-pages", "page_count", "last_page")
+PAGING = {"offset", "limit", "page", "per_page", "startat", "maxresults"}  # beside these, `total` counts entries
+UNFINISHED = {"more": "true", "has_more": "true", "hasmore": "true", "hasnextpage": "true", "last-page": "false"}
+NEXT = ("next", "links.next", "meta.next", "metadata.next", "paging.next", "_links.next")  # or .href inside
+Json = typing.Any  # what json.loads makes
+Object = dict[str, Json]
+Headers = typing.Mapping[str, str]
+Told = dict[str, dict[str, str]]  # names that a tracker tells beside its entries: {"user": {id: name}, "project": ...}
+
+
+class Entry(typing.NamedTuple):
+    """Hours of a person on a day: what a row says, or what the API holds."""
+
+    key: str = ""  # the external_id; "" for a row without the tracker's id
+    person: str = ""  # as the export writes it, in small letters; "" where a key does not tell
+    user: str = ""
+    day: str = ""
+    project: str = ""
+    seconds: int | None = None  # 0: no entry any more; None: not known, so what the API holds stays
+    note: str = ""
+    approved: bool = False
+    line: int = 0  # where the row stands; 0 for what the API holds
+    fault: str = ""  # why the row is rejected
+    record: Object | None = None  # the row itself, kept for --rejects
+
+
+class Shape(typing.NamedTuple):
+    """What the rows of one input have in common."""
+
+    form: Format
+    roles: dict[str, list[str]]  # the columns of each role, as the input writes them
+    feed: str
+    names: dict[tuple[str, ...], str]  # what `name_of` found already
+    order: str | None = None  # of day, month and year; None if nobody said and nothing proved it
+    zone: tzinfo | None = None  # where the person works, if the row does not say it
+    told: Told = {}
 
 
 class Row(typing.NamedTuple):
-    """One record of the input, with what it takes to read it."""
+    """One record of the input."""
 
-    form: Format
-    places: dict  # the columns of each role, as Format.bind says
-    order: typing.Optional[str]  # of day, month and year; None if nobody said and nothing proved it
+    shape: Shape
     line: int
-    record: dict
-    number: int = 0  # among rows with an equal key, from 1; 0 if it is to be counted
-    key: typing.Optional[str] = None  # without its number; of a mended reject, what it was, "" if that was not known
+    record: Object
 
-    def value(self, role):
-        """The first filled value among a role's columns; trackers write nothing as an empty cell or as `-`.
-
-        A list of one is what it holds: a lone tag is the project by convention. Of several texts, none is.
-        :raise Unreadable: a list where there can be one value only
-        """
-        for column in self.places.get(role, ()):
+    def value(self, role: str) -> Json:
+        """The first filled value among a role's columns, None without one; some write nothing as `-`."""
+        for column in self.shape.roles.get(role, ()):
             found = self.record.get(column)
-            if isinstance(found, str):
-                found = found.strip()
-            elif isinstance(found, list):
-                lone = len(found) == 1 and isinstance(found[0], (str, int, float))
-                if found and not lone and role not in ("project", "description", "client", "task"):
-                    raise Unreadable(column, "is a list")
-                found = found[0] if lone else None
-            if found not in (None, "", "-"):
+            found = found.strip() if isinstance(found, str) else found
+            if found not in EMPTY:
                 return found
         return None
 
-    def column(self, role):
+    def title(self, role: str) -> str:
         """The name of a role's column, as the input has it."""
-        return self.places.get(role, [role])[0]
+        return self.shape.roles.get(role, [role])[0]
 
-    def read(self, role, reader, *more):
+    def read(self, role: str, reader: typing.Callable[..., Json], *more: object) -> Json:
         """A role's value through a reader, None where it is empty. :raise Unreadable: with the column's name."""
         value = self.value(role)
+        if isinstance(value, list):
+            raise Unreadable(f"{self.title(role)} is a list")
         try:
-            return None if value is None else reader(value if role == "duration" else str(value), *more)
+            number = role == "duration" and isinstance(value, (int, float))
+            return None if value is None else reader(value if number else str(value), *more)
         except ValueError as fault:
-            raise Unreadable(self.column(role), str(fault)) from None
+            raise Unreadable(f"{self.title(role)} {fault}") from None
 
 
-def recognise(kind, names, options):
-    """The format of a header or JSON shape. :raise Stop: none fits, or two do."""
-    found = ", ".join(sorted(names)) or "nothing"
-    if options.map:
-        name = ("generic" if kind == "csv" else "generic-json") if options.format == "auto" else options.format
-        form = Format(name, kind, ",".join(options.map.values()), unit=HOURS, **options.map)
-        lacking = ", ".join(form.missing(names))
-        if kind == "csv" and lacking:
-            raise Stop(USAGE, f"--map names a column that the input lacks: {lacking}. It has: {found}")
-        return form
+def recognise(kind: str, titles: Headers, options: argparse.Namespace) -> Shape:
+    """The format of a header or JSON shape, {column in English: as the input writes it}; with --map as that describes.
+
+    :raise Stop: none fits, or two do
+    """
+    found = ", ".join(sorted(titles.values())) or "nothing"
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
-    fits = [form for form in known if not form.missing(names) and (not form.only or form.only >= set(names))]
+    if options.map:
+        form = Format("generic" if options.format == "auto" else options.format, kind, "", own=True)
+        form.unit = next((unit for role, unit in UNITS.items() if role in options.map), 0)
+        names = {title.casefold(): name for name, title in titles.items()}
+        for role, column in options.map.items():
+            form.roles["duration" if role in UNITS else role] = [names.get(column.casefold(), column)]
+        form.needs = list(form.roles.values())
+        known, lacking = [form], ", ".join(form.missing(titles))
+        if lacking:
+            raise Stop(USAGE, f"--map names a column that the input lacks: {lacking}. It has: {found}")
+    elif not known:
+        there = ", ".join(form.name for form in FORMATS if form.kind == kind)
+        raise Stop(USAGE, f"There is no {kind} format {options.format}; there are: {there}")
+    fits = [form for form in known if not form.missing(titles) and (not form.only or form.only >= set(titles))]
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
     if len(fits) == 1:
-        return fits[0]
+        roles = {role: [titles.get(column, column) for column in columns if kind == "json" or column in titles]
+                 for role, columns in fits[0].roles.items()}  # fmt: skip
+        filled = {role: columns for role, columns in roles.items() if columns}  # JSON may leave out what is empty
+        return Shape(fits[0], filled, options.feed or fits[0].source, {}, options.date_format, options.zone)
     if fits:
         both = " and ".join(form.name for form in fits)
         raise Stop(USAGE, f"The input fits {both}; --format says which it is. Its columns are: {found}")
-    if not known:
-        there = ", ".join(form.name for form in FORMATS if form.kind == kind)
-        raise Stop(USAGE, f"There is no {kind} format {options.format}; there are: {there}")
-    near = min(known, key=lambda form: len(form.missing(names)) / len(form.needs))
-    lacking = ", ".join(near.missing(names)) or "no other column"
-    says = f"Nearest is {near.name}, which needs: {lacking}. --map can name other columns."
-    raise Stop(NO_INPUT, f"The input is of no known format. Its columns are: {found}. {says}")
+    if kind == "csv" and len(titles) > 1 and not any(re.search("date|day|start|from|begin", name) for name in titles):
+        says = "so it is a summary. Export the detailed report, which has a row for each entry."
+        raise Stop(NO_INPUT, f"No column of the input says a day, {says} Its columns are: {found}")
+    near = min(known, key=lambda form: len(form.missing(titles)) / len(form.needs))
+    says = f"Nearest is {near.name}, which needs: {', '.join(near.missing(titles)) or 'no other column'}."
+    raise Stop(
+        NO_INPUT, f"The input is of no known format. Its columns are: {found}. {says} --map can name other columns."
+    )
 
 
-def read_source(file, options):
-    """A binary file -> yields its rows, one at a time: of CSV, of JSON, or of JSON lines as --rejects writes them."""
-    if file.read(4) == b"PK\x03\x04":
-        says = "The ZIP file is damaged, or locked, or does not hold one time_entries.csv."
-        faults = zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError  # the last: a password
-        with or_stop(NO_INPUT, says, *faults), zipfile.ZipFile(file) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith("time_entries.csv"))
-            file = io.BytesIO(archive.read(name))
+def read_file(file: typing.BinaryIO, options: argparse.Namespace) -> typing.Iterator[Row]:
+    """A binary file -> yields its rows, of CSV or of JSON."""
+    magic = file.read(4)
+    if magic == b"\xd0\xcf\x11\xe0":
+        raise Stop(NO_INPUT, "This is an Excel workbook. Save it as CSV UTF-8, and hand that over.")
+    file = unzip(file) if magic == b"PK\x03\x04" else file
     file.seek(0)
     encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     file.seek(0)
     # Bytes that are no UTF-8 come as lone surrogates: in a header or in JSON they end the run, in a row they reject it.
-    text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
     with or_stop(NO_INPUT, "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON.", UnicodeError):
-        first = next(filter(str.strip, text), "")
+        lines = list(io.TextIOWrapper(file, encoding, errors="surrogateescape", newline=""))
+        first = next(filter(str.strip, lines), "")
         first.encode()
-        text.seek(0)
         if not first:
             raise Stop(NO_INPUT, "The input is empty.")
-        if first.lstrip()[:1] not in ("[", "{"):
-            with or_stop(NO_INPUT, "The input is no CSV that can be read:", csv.Error):
-                yield from read_csv(text, first, options)
-        elif first.startswith("{") and all(f'"{name}"' in first for name in ("format", "occurrence", "row", "errors")):
-            yield from read_rejects(text, options)
-        else:
-            yield from read_json(text, options)
+        if not begins_like_json(first):
+            yield from read_csv(lines, options)
+            return
+        data = parse_json("".join(lines).encode())
+    if lacking := unfinished(data, {}, len(listed(data))):
+        raise Stop(NO_INPUT, f"The input is only a part: {lacking}. Nothing of it was uploaded.")
+    yield from read_json(listed(data), options)
 
 
-def read_csv(text, first, options):
-    """Rows of a CSV file. A row's line is where it begins, also when a cell holds line breaks."""
-    reader = functools.partial(csv.reader, text, delimiter=max("\t;,", key=first.count), strict=True)
-    header = [name.strip() for name in next(filter(any, reader()), [])]
-    names = [f"{name} {place}" if name in header[:place] else name for place, name in enumerate(header)]
-    form = recognise("csv", names, options)
-    places = form.bind(names)
-
-    def rows(order):
-        text.seek(0)
-        records = reader()
-        next(filter(any, records), None)  # the header
-        end = records.line_num
-        for cells in records:
-            line, end = end + 1, records.line_num
-            if any(cells):
-                record = dict(itertools.zip_longest(names, cells[: len(names)], fillvalue=""))
-                if any(cells[len(names) :]):
-                    record[MORE] = ", ".join(cells[len(names) :])
-                yield Row(form, places, order, line, record)
-
-    order = options.date_format or prove_order(filter(None, (row.value("date") for row in rows(None))))
-    yield from rows(order)
+def unzip(file: typing.BinaryIO) -> typing.BinaryIO:
+    """The time_entries.csv of solidtime's ZIP. :raise Stop: it is another one, or a spreadsheet."""
+    says = "The ZIP file is damaged, or locked, or does not hold one time_entries.csv."
+    faults = zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError  # the last: a password
+    with or_stop(NO_INPUT, says, *faults), zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if "[Content_Types].xml" in names or "mimetype" in names:
+            raise Stop(NO_INPUT, "This is an Excel or LibreOffice workbook. Save it as CSV UTF-8, and hand that over.")
+        (name,) = (name for name in names if name.endswith("time_entries.csv"))
+        return io.BytesIO(archive.read(name))
 
 
-def read_json(text, options):
-    """Rows of a JSON document: a bare array, or the array inside an API's answer. A row's line is its number."""
-    records = []
-    for number, row in enumerate(listed(parse_json(text.read().encode())), start=1):
+def read_csv(lines: list[str], options: argparse.Namespace) -> typing.Iterator[Row]:
+    """Rows of a CSV file. The header is the first line that fits a format: a title may stand above it."""
+    stops, told = [], ""
+    for place, line in itertools.islice(((n, line) for n, line in enumerate(lines) if line.strip()), 10):
+        said = re.fullmatch(r"sep=(.)\s*", line)  # Excel's way to tell the delimiter
+        told = said[1] if said else told
+        delimiter, titles = told or max("\t;,", key=line.count), dict[str, str]()
+        written = [title.strip() for title in next(csv.reader([line], delimiter=delimiter))]
+        known = {title.casefold() for title in written}
+        for title in written:
+            name = title.casefold() if in_english(title) in known else in_english(title)
+            again = f" {len(titles)}" if name in titles else ""  # of two columns of one name the first counts
+            titles[name + again] = title + again
+        try:
+            shape = recognise("csv", titles, options)
+            break
+        except Stop as stop:
+            stops.append((len(titles), -place, stop))
+    else:
+        raise max(stops, key=lambda stop: stop[:2])[2]
+
+    def rows(shape: Shape) -> typing.Iterator[Row]:
+        names, width = list(titles.values()), len(titles)
+        for line, cells in records(lines, delimiter, place + 1):
+            if isinstance(cells, str):
+                yield Row(shape, line, {FAULT: cells, "the line": lines[line - 1].strip()})
+            elif any(cells):
+                record: Object = dict(zip(names, cells))
+                if any(cells[width:]):
+                    record[FAULT] = "the row has more cells than the header; is a comma not quoted?"
+                yield Row(shape, line, record)
+
+    dates = (row.value(role) for row in rows(shape) for role in ("date", "start"))
+    order = shape.order or prove_order(value.partition(" ")[0] for value in dates if value)
+    yield from rows(shape._replace(order=order))
+
+
+def records(lines: list[str], delimiter: str, place: int) -> typing.Iterator[tuple[int, list[str] | str]]:
+    """The records of CSV from a place on -> yields (line where it begins, cells), or (line, what is wrong with it).
+
+    Quotes at fault make the rest one cell; so the line where such a record begins is a reject, and the next line is
+    read as if nothing had been.
+    """
+    while place < len(lines):
+        following = (lines[number] for number in range(place, len(lines)))
+        reader, end = csv.reader(following, delimiter=delimiter, strict=True), place
+        try:
+            for cells in reader:
+                yield end + 1, cells
+                end = place + reader.line_num
+            return
+        except csv.Error as fault:
+            yield end + 1, f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
+            place = end + 1
+
+
+def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> typing.Iterator[Row]:
+    """Rows of a JSON array; a row's line is its number. `facts` are what a tracker tells of all rows, as in Shape."""
+    flattened = []
+    for number, row in enumerate(found, start=1):
         if not isinstance(row, dict):
             raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
         with or_stop(NO_INPUT, f"Row {number} of the JSON is nested too deep.", RecursionError):
-            records += [(number, record) for record in unfolded(flat(row))]
-    if records:
-        form = recognise("json", {name for _, record in records[:100] for name in record}, options)
-        places = form.bind(())
-        for number, record in records:
-            yield Row(form, places, options.date_format, number, record)
+            flattened += [(number, record) for record in unfolded(flat(row))]
+    if flattened:
+        shape = recognise("json", {name: name for _, record in flattened for name in record}, options)._replace(**facts)
+        yield from (Row(shape, number, record) for number, record in flattened)
 
 
-def unfolded(record):
+def unfolded(record: Object) -> list[Object]:
     """The records in a row of Toggl's reports, which puts entries that are alike into one; any other row is one."""
     parts = record.get("time_entries")
-    if parts and isinstance(parts, list) and all(isinstance(part, dict) and "seconds" in part for part in parts):
+    if isinstance(parts, list) and all(isinstance(part, dict) and "seconds" in part for part in parts):
         return [{**record, **flat(part), "time_entries": None} for part in parts]
     return [record]
 
 
-def flat(record, way=""):
+def flat(record: Object, way: str = "") -> Object:
     """{"user": {"name": "Kim"}} as {"user.name": "Kim"}: a column of JSON is called by the way that leads there."""
-    columns = {}
+    columns: Object = {}
     for name, value in record.items():
         if isinstance(value, dict):
             columns.update(flat(value, f"{way}{name}."))
         else:
-            columns[way + name] = value
+            columns[way + name] = lone(value)
     return columns
 
 
-def parse_json(text):
+def lone(value: Json) -> Json:
+    """What a list of one holds, and nothing for an empty one; any other value as it is."""
+    if isinstance(value, list) and (not value or (len(value) == 1 and isinstance(value[0], (str, int, float)))):
+        return value[0] if value else None
+    return value
+
+
+def begins_like_json(text: str) -> bool:
+    """Whether a text is JSON, not CSV; Toggl answers `null` where there is nothing."""
+    text = text.lstrip("\ufeff\t\r\n ")
+    return text[:1] in ("[", "{") or text.strip() == "null"
+
+
+def parse_json(text: bytes) -> Json:
     """JSON from a file or a tracker. :raise Stop: it only begins like it."""
     with or_stop(NO_INPUT, "The input begins like JSON and is none:", ValueError, RecursionError):
-        return json.loads(text)
+        return json.loads(text.decode("utf-8-sig"))
 
 
-def listed(data):
-    """The array in an API's answer, bare or inside an object; an object without one is the only row.
+def listed(data: Json) -> list[Json]:
+    """The array in an API's answer, bare or inside objects; an object without one is the only row.
 
     :raise Stop: there are errors beside the rows
     """
-    if isinstance(data, list):
-        return data
+    if not isinstance(data, dict):
+        return data or []
     if data.get("errors"):
-        raise Stop(
-            NO_INPUT, "The input reports errors beside its rows, so it may not be whole; nothing of it was uploaded."
-        )
-    return next((data[name] for name in TOP if isinstance(data.get(name), list)), [data])
+        says = "The input reports errors beside its rows, so it may not be whole; nothing of it was uploaded."
+        raise Stop(NO_INPUT, says)
+    if data and all(isinstance(value, dict) and name.isdigit() for name, value in data.items()):
+        return list(data.values())
+    called = {name.casefold(): value for name, value in data.items()}
+    inside = [called[name] for name in LISTS if isinstance(called.get(name), (list, dict))]
+    inside = inside or [value for value in data.values() if isinstance(value, dict)]
+    if inside and isinstance(inside[0], list):
+        return inside[0]
+    rows = listed(inside[0]) if len(inside) == 1 else inside
+    return [data] if rows == inside else rows
 
 
-def read_rejects(text, options):
-    """Rows of a mended file of rejects: they keep their number among equal ones, so that they keep their keys.
+def unfinished(data: Json, headers: Headers, count: int, pages: int = 1) -> str:
+    """Why an answer of `count` rows in so many pages is not all, in its own words; "" if it does not say so."""
+    said = beside(data, headers)
+    for name, value in said.items():
+        inside, _, last = name.rpartition(".")
+        total = last in COUNTS or (last == "total" and (inside in ("meta", "pagination") or PAGING & said.keys()))
+        if total and str(value).isdigit() and int(value) > count:
+            return f"it holds {count} of {many(int(value), 'entry')}"
+        if UNFINISHED.get(last) == str(value).casefold():
+            return f"it says {name}: {value}"
+        if last in PAGES and str(value).isdigit() and int(value) > pages:
+            return f"it has {value} pages"
+    named = said.get("next_page") or said.get("nextpagetoken") or next_page(data, headers, "")
+    return "it names a next page" if named else ""
 
-    A row whose start could not be read has no number yet: it comes last, and is counted after those of this file.
+
+def next_page(data: Json, headers: Headers, here: str) -> str:
+    """The next page's address as most APIs say it: in a Link header (RFC 8288), or as one of NEXT. "" on the last one.
+
+    :raise Stop: it is no address, or on another host, which must learn no secrets
     """
-    if options.snapshot:
-        raise Stop(USAGE, "A file of rejects is never all there is, so --snapshot would void the rest; leave it out.")
-    forms, rows = {form.name: form for form in FORMATS}, []
-    for line, written in enumerate(text, start=1):
-        if not written.strip():
-            continue
-        says = f"Line {line} is not as --rejects writes it; mend only its row."
-        faults = ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
-        with or_stop(NO_INPUT, says, *faults):
-            reject = json.loads(written)
-            form, record, number = forms[reject["format"]], flat(reject["row"]), int(reject["occurrence"] or 0)
-        if options.map:
-            form = recognise(form.kind, list(record), options)
-        elif form.source == "generic" and form.missing(record):
-            raise Stop(USAGE, f"Line {line} has columns of its own: use the --map that the first run had.")
-        key = str(reject.get("key") or "")
-        rows.append(Row(form, form.bind(list(record)), options.date_format, line, record, number, key))
-    return sorted(rows, key=lambda row: row.number == 0)
+    with or_stop(NO_INPUT, "The tracker names a next page without an address.", ValueError, TypeError, AttributeError):
+        said = beside(data, headers)
+        named = linked(headers), *(said.get(f"{name}{href}") for name in NEXT for href in ("", ".href"))
+        following = next(filter(None, named), "")
+        following = following and urllib.parse.urljoin(here, following)
+        if following and here and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
+            says = "The tracker's next page is on another host; its authorization does not follow there."
+            raise Stop(NO_INPUT, says)
+    return str(following)
 
 
-def began(row, options):
+def beside(data: Json, headers: Headers) -> Object:
+    """What an answer says beside its rows, in its body and its headers; names in small letters."""
+    said = flat(data) if isinstance(data, dict) else {}
+    return {name.casefold(): value for name, value in (*said.items(), *headers.items())}
+
+
+def linked(headers: Headers) -> str:
+    """The address of the next page in a Link header, "" without one."""
+    link = re.search(r'<([^>]*)>\s*;[^,]*rel="?next"?', headers.get("Link") or "")
+    return link[1] if link else ""
+
+
+def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
+    """What a row says; None for one that is no entry at all: a row of sums, or a day outside the window.
+
+    A row at fault tells all its faults at once, and what of it could be read, which protects what the API holds.
+    """
+    if FAULT in row.record:
+        return Entry(line=row.line, fault=row.record[FAULT], record=row.record)
+    if is_sum(row):
+        return None
+    faults: list[str] = []
+
+    def attempt(reader: typing.Callable[..., Json], *arguments: object) -> Json:
+        try:
+            return reader(*arguments)
+        except Unreadable as fault:
+            faults.append(str(fault))
+
+    person = attempt(person_of, row, options) or ""
+    day, start = attempt(began, row) or ("", None)
+    if options.window and day and not options.window[0] <= day <= options.window[1]:
+        return None
+    user = person and attempt(name_of, "user", person, row, options)
+    worked = attempt(worked_time, row, day, start) if day else None
+    project = attempt(name_of, "project", options.project, row, options) if worked else None
+    note = row.value("description")
+    note = SPACES.sub(" ", note).strip() if isinstance(note, str) else ""
+    if UNDECODED.search(f"{user}{project}{note}"):
+        column = next((name for name, cell in row.record.items() if UNDECODED.search(str(cell))), "--project")
+        faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
+    if user == "" or project == "":  # --names leaves them out
+        worked = 0
+    person, worked = short(person.casefold()), None if faults else worked
+    told = False, row.line, "; ".join(faults), row.record if options.rejects or faults else None
+    return Entry(key_of(row, person), person, user or "", day, project or "", worked, note, *told)
+
+
+def is_sum(row: Row) -> bool:
+    """Whether a row has no day, and begins with a word such as `Total` or holds a duration only: it sums up others."""
+    if any(row.value(role) is not None for role in ("date", "start", "id")):
+        return False
+    first = next((str(cell) for cell in row.record.values() if cell), "")
+    return bool(SUMS.match(first)) or all(row.value(role) is None for role in row.shape.roles if role != "duration")
+
+
+def person_of(row: Row, options: argparse.Namespace) -> str:
+    """Whose row it is, as the export writes it, or as --user says where it does not."""
+    person = row.value("user")
+    if person is None:
+        names = (row.value(role) for role in ("first_name", "last_name"))
+        person = " ".join(str(name) for name in names if name is not None) or options.user
+    if not person:
+        raise Unreadable(f"{row.title('user')} is empty; --user EMAIL says whose the row is")
+    return str(person)
+
+
+def began(row: Row) -> tuple[str, datetime | None]:
     """(calendar day, start) of a row; no start without a time."""
-    role = "start" if "start" in row.places else "date"
-    if row.value(role) is None:
-        raise Unreadable(row.column(role), "is empty")
-    if role == "start":
-        start = row.read("start", read_moment, options.zone)
+    if row.value("date") is None:
+        zone = row.read("zone", read_zone) or row.shape.zone
+        start = row.read("start", read_moment, row.shape.order, zone)
+        if start is None:
+            raise Unreadable(f"{row.title('start' if 'start' in row.shape.roles else 'date')} is empty")
         return start.date().isoformat(), start
-    day, time_of_day = row.read("date", read_date, row.order), row.read("time", read_time)
+    role = "start" if TIME.fullmatch(str(row.value("start"))) else "time"
+    day, time_of_day = row.read("date", read_date, row.shape.order), row.read(role, read_time)
     return day, datetime.fromisoformat(f"{day}T{time_of_day}") if time_of_day else None
 
 
-def identify(row, user, day, start, options):
-    """What makes a row the same row on the next run -> (key, whether rows with an equal one are numbered).
+def key_of(row: Row, person: str) -> str:
+    """The external_id of a row that has an id, "" without one; nothing that people edit is part of it."""
+    given, number, shape = row.value("external_id"), row.value("id"), row.shape
+    if given is not None or number is None:
+        return str(given or "")
+    return f"{shape.feed}:{person}:{short(str(number))}" if shape.form.own else f"{shape.feed}:{short(str(number))}"
 
-    The tracker's id is best; a start is the next best, because a correction keeps it. Without either, the row's own
-    columns are the key: all but the hours, so that corrected hours change the entry and add none.
+
+def short(name: str) -> str:
+    """A name as part of a key, which has room for 200 characters."""
+    return name if len(name) <= 80 else hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def worked_time(row: Row, day: str, start: datetime | None) -> int | None:
+    """Seconds of work in a row; 0 for a break or what the tracker deleted; None while a timer runs, which shows by an
+    empty end or (Toggl) a negative duration.
+
+    A duration that cannot be read gives way to end minus start (Excel makes `02:00:00 AM` of two hours), as does one
+    that contradicts them: shorter is a break, longer is rounding, up to the hour of a night when the clocks change; but
+    nobody means more, or a spreadsheet's fraction of a day (0.0625 for 1:30).
     """
-    if (given := row.value("external_id")) is not None:
-        return str(given), False
-    if (number := row.value("id")) is not None:
-        return f"{row.form.source}:{user}:{number}", False
-    if start:
-        start = start.astimezone(timezone.utc) if start.tzinfo else start
-        return f"{row.form.source}:{user}:{start.isoformat()}", True
-    own = [day, row.value("project") or options.project, row.value("description")]
-    own += [row.value(role) for role in ("client", "task") if role in row.form.roles]
-    return f"{row.form.source}:{user}:{hashlib.sha256(repr(tuple(own)).encode()).hexdigest()[:24]}", True
-
-
-def make_entry(row, user, day, start, options):
-    """A row as the API takes it, None for one of no length. :raise Unreadable: the column at fault, and why."""
-    if row.value("gone") is not None:
-        return {"deleted": True}
-    worked = worked_time(row, day, start, options)
-    if not worked:
-        return None
-    project, description = row.value("project") or options.project, row.value("description")
-    if not project:
-        raise Unreadable(row.column("project"), "is empty; --project NAME says it")
-    if UNDECODED.search(f"{user}{project}{description}"):
-        column = next((name for name, cell in row.record.items() if UNDECODED.search(str(cell))), "--project")
-        raise Unreadable(column, "is not UTF-8; export as CSV UTF-8, or as JSON")
-    entry = {"user_id": user, "date": day, "project": str(project), "hours": round(worked / 3600, 4)}
-    return {**entry, "description": SPACES.sub(" ", str(description or "")).strip()}
-
-
-def worked_time(row, day, start, options):
-    """Seconds of work in a row; 0 for a timer that runs, which has an empty end or (Toggl) a negative duration.
-
-    A duration that can be read counts; one that cannot (Excel makes `02:00:00 AM` of two hours) gives way to end minus
-    start.
-    """
-    ends = [role for role in ("end", "end_time") if role in row.places]
-    if ends and row.value(ends[0]) is None:
+    if row.value("gone") is not None or str(row.value("type")).casefold() in NO_WORK:
         return 0
-    worked = row.read("duration", read_duration, row.form.unit)
-    if worked is None and ends and start:
-        end = ended(row, day, start, options)
-        if (start.tzinfo is None) != (end.tzinfo is None):
-            raise Unreadable(row.column(ends[0]), "and the start must both say their zone, or neither")
-        worked = elapsed(start, end, options.zone)
-        if worked < 0:
-            raise Unreadable(row.column(ends[0]), "is before the start")
-    if worked is None:
-        written = row.value("duration")
-        why = "is empty" if written is None else f"{written!r} is no duration, and no end says it"
-        raise Unreadable(row.column("duration"), why)
-    if worked < 0 and row.form.unit == HOURS:
-        raise Unreadable(row.column("duration"), "is negative")
-    return max(worked, 0)
+    end = next((role for role in ("end", "end_time") if role in row.shape.roles), "")
+    if str(row.value("running")) in ("True", "current") or (end and row.value(end) is None):
+        return None
+    unit, title, written = row.shape.form.unit, row.title("duration"), row.value("duration")
+    worked, took = row.read("duration", read_duration, unit), None
+    if end and start:
+        try:
+            took = between(row, end, day, start)
+        except Unreadable:
+            if worked is None:
+                raise
+    if worked is None and took is None:
+        raise Unreadable(
+            f"{title} {'is empty' if written is None else f'{written!r} is no duration, and no end says it'}"
+        )
+    if worked is None or (took and (worked > took + 3600 or abs(worked * 24 - took) < 60)):
+        if worked is not None:
+            log.error(
+                "line %s: %s %s is not what start and end say; %s h were taken", row.line, title, written, hours(took)
+            )
+        return took
+    if worked < 0 and unit != SECONDS:
+        raise Unreadable(f"{title} is negative")
+    return worked if worked >= 0 else None
 
 
-def ended(row, day, start, options):
-    """When a row with a start ended; by the clock alone, an end before the start is on the next day."""
-    if "end" in row.places:
-        return row.read("end", read_moment, options.zone)
-    last = row.read("end_date", read_date, row.order)
-    end = datetime.fromisoformat(f"{last or day}T{row.read('end_time', read_time)}")
-    return end if last or end >= start else end + timedelta(days=1)
+def between(row: Row, role: str, day: str, start: datetime) -> int:
+    """Seconds from a row's start to its end; by the clock alone, an end before the start is on the next day."""
+    zone = row.read("zone", read_zone) or row.shape.zone
+    if role == "end_time" or TIME.fullmatch(str(row.value(role))):
+        last = row.read("end_date", read_date, row.shape.order)
+        end = datetime.fromisoformat(f"{last or day}T{row.read(role, read_time)}")
+        end = end.replace(tzinfo=start.tzinfo) if start.tzinfo else end
+        end = end if last or end >= start else end + timedelta(days=1)
+    else:
+        end = row.read(role, read_moment, row.shape.order, zone)
+    if (start.tzinfo is None) != (end.tzinfo is None):
+        raise Unreadable(f"{row.title(role)} and the start must both say their zone, or neither")
+    if start.tzinfo is None and zone:  # a night when the clocks change counts as long as it was
+        start, end = (moment.replace(tzinfo=zone) for moment in (start, end))
+    took = round(end.timestamp() - start.timestamp() if start.tzinfo else (end - start).total_seconds())
+    if took < 0:
+        raise Unreadable(f"{row.title(role)} is before the start")
+    return took
+
+
+def hours(seconds: int | None) -> str:
+    """Hours as people write them: 7.5, 0.3333."""
+    return f"{round((seconds or 0) / 3600, 4):g}"
+
+
+# ---- Naming: what the export calls people and projects becomes what the API calls them ----
+
+# A tracker knows people and projects by other names than the API, or by numbers. A number never becomes a name by
+# itself: nobody would find their hours under 9001.
+
+
+ID = re.compile(r"(?:\d+:)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{24}", re.IGNORECASE)
+ID_COLUMN = re.compile(r"[^@\s]*\d[^@\s]*")
+
+
+def read_names(path: str) -> Told:
+    """The file of --names, CSV with the columns what, from, to -> {what: {from in small letters: to}}.
+
+    :raise Stop: it cannot be used
+    """
+    names: Told = {"user": {}, "project": {}}
+    with or_stop(USAGE, f"{path} cannot be read:", OSError, UnicodeError, csv.Error):
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+        for number, cells in enumerate(csv.reader(text.splitlines()), start=1):
+            what, name, to = ([cell.strip() for cell in cells] + ["", "", ""])[:3]
+            if not any(cells) or [what, name, to] == ["what", "from", "to"]:
+                continue
+            if names.get(what, {}).setdefault(name.casefold(), to) != to or what not in names or not name:
+                says = "expected `user,NAME IN THE TRACKER,NAME IN THE API`, or `project,...`, and one line a name"
+                raise Stop(USAGE, f"{path}, line {number}: {says}.")
+    return names
+
+
+def line_of(kind: str, name: Json, to: str) -> str:
+    """A line of --names."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow([kind, name, to])
+    return text.getvalue()
+
+
+def name_of(kind: str, default: str | None, row: Row, options: argparse.Namespace) -> str:
+    """What the API calls the user or project of a row, "" for one that --names leaves out.
+
+    Of several tags the project is the one that --names knows, or that is written `project:NAME`. An id is a number of
+    JSON, a UUID or the like, or what has a digit in a column of ids; but a generic export means what it says.
+    :raise Unreadable: the row says none, several, an id, or a name that --names lacks
+    """
+    if kind == "user" and options.user:
+        return spelled(options.user)
+    columns = row.shape.roles.get(kind, ())
+    written = (kind, str(default), *(str(row.record.get(column)) for column in columns))
+    if written in row.shape.names:
+        return row.shape.names[written]
+    told, lines, called = row.shape.told.get(kind, {}), options.names[kind], list[tuple[str, Json]]()
+    for column in columns:
+        value = row.record.get(column)
+        for name in value if isinstance(value, list) else [value]:
+            name = name.strip() if isinstance(name, str) else name
+            if name not in EMPTY:
+                called.append((column, name))
+    if told:
+        called = [("", told[str(name)]) for _, name in called if told.get(str(name))] + called
+    tagged = [(column, name[8:].strip()) for column, name in called if str(name)[:8] == "project:"]
+    called = tagged or called or [("", default)]
+    (column, value), *others = called
+    names = [lines[str(name).casefold()] for _, name in called if str(name).casefold() in lines]
+    says = ""
+    if names:
+        value = names[0]
+    elif not value:
+        raise Unreadable(f"{row.title(kind)} is empty; --project NAME says it")
+    elif lines:
+        says = f"is not in {options.names_file}, which lacks a line"
+    elif others and others[0][0] == column != "":
+        says = "is one of several; --names FILE tells which one counts, by a line"
+    elif isinstance(value, (int, float)) or (ID_COLUMN if column[-2:].casefold() == "id" else ID).fullmatch(value):
+        meant = row.shape.form.source == "generic" and not options.map
+        says = "" if meant else "is an id, no name; --names FILE tells it, by a line"
+    if says:
+        line = line_of(kind, value, "EMAIL" if kind == "user" else "NAME")
+        raise Unreadable(f"{column or row.title(kind)} {value!r} {says}: {line}")
+    row.shape.names[written] = spelled(str(value)) if kind == "user" else str(value)
+    return row.shape.names[written]
+
+
+class Export:
+    """What the sources say, taken row by row, and the count of all rows."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        by_name = TRACKERS.get(options.source[0])
+        self.feed = options.feed or (by_name.form.partition("-")[0] if by_name else "")
+        self.options, self.person, self.read, self.skipped = options, "", 0, 0
+        self.rows: list[Entry] = []
+        self.rejects: list[Entry] = []
+        self.by_key: dict[str, tuple[object, ...]] = {}
+        self.before: collections.Counter[object] = collections.Counter()  # rows without ids of earlier sources
+        self.now: collections.Counter[object] = collections.Counter()  # the same of this one
+
+    def take_all(self, rows: typing.Iterable[Row]) -> None:
+        """Take every row of a source. Two sources may overlap: what an earlier one said already is said once."""
+        self.now.clear()
+        for row in rows:
+            self.read += 1
+            self.feed = self.feed or row.shape.feed
+            if row.shape.feed != self.feed:
+                raise Stop(USAGE, f"The sources are of {self.feed} and of {row.shape.feed}; run once for each.")
+            said = interpret(row, self.options)
+            if said is None:
+                self.skipped += 1
+            else:
+                self.take(said)
+        self.before |= self.now
+
+    def take(self, said: Entry) -> None:
+        """Sort a row in. :raise Stop: --user would make one person of two."""
+        self.person = self.person or said.person
+        if self.options.user and said.person and said.person != self.person:
+            names = f"There are rows of {self.person} and of {said.person}"
+            raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
+        said = said._replace(seconds=said.seconds or None) if self.options.add_only else said
+        alike = (*said[:8], said.fault)
+        first = self.by_key.setdefault(said.key, alike) if said.key and not said.fault else alike
+        self.now[alike] += not said.key
+        if first != alike:
+            why = f"{said.key} is the key of an earlier row, which says something else; one of the two must be wrong"
+            said = said._replace(seconds=None, fault=why)
+        elif first is not alike or (not said.key and self.now[alike] <= self.before[alike]):
+            self.skipped += 1
+            return
+        self.rows.append(said)
+        if said.fault:
+            self.rejects.append(said)
+
+    def covered(self, held: list[Entry]) -> set[str]:
+        """The keys of held entries that the input says all about: of its days, or of the whole window.
+
+        A row without an id mentions a day of a person; a row with an id speaks for itself only, because an answer may
+        hold no more than what changed. What an unreadable row may be about is left alone.
+        """
+        people, days, doubtful = set(), set(), set()
+        for row in self.rows:
+            names = {row.user, row.person} - {""}
+            if row.fault:
+                doubtful |= {(name, row.day) for name in names or {""}}
+            else:
+                people |= names
+                days |= {(name, row.day) for name in names if not row.key and row.seconds is not None}
+        if self.rows and self.options.user:
+            people.add(spelled(self.options.user))
+        found = set()
+        for entry in held if not self.options.add_only else ():
+            names = {entry.user, entry.person} - {""}
+            window = self.options.covers and self.options.window[0] <= entry.day <= self.options.window[1]
+            said = (window and names & people) or any((name, entry.day) in days for name in names)
+            if said and not any((name, day) in doubtful for name in names | {""} for day in (entry.day, "")):
+                found.add(entry.key)
+        return found
+
+
+# ---- Matching: the plan ----
+
+# What the input says and what the API holds are compared before anything is sent. However the tracker's entries were
+# edited, each row ends with exactly one entry that says what it says, and no other entry is left on a covered day.
+
+Same = typing.Callable[[Entry], object]
+EQUAL: Same = lambda entry: (entry.user, entry.day, entry.project, entry.seconds, entry.note)  # noqa: E731
+WITHIN_THE_DAY: list[Same] = [  # how a row without an id finds its entry, best first
+    EQUAL,
+    lambda entry: (entry.project, entry.note),
+    lambda entry: (entry.project, entry.seconds),
+    lambda entry: None,
+]
+
+
+class Change(typing.NamedTuple):
+    """A step of the plan. `sign` is + create, ~ update, - delete, = as it is, ! an approved entry is in the way.
+
+    An update whose `key` is not the old entry's deletes that one and creates this one: the tracker tells its id now.
+    """
+
+    sign: str
+    key: str
+    row: Entry | None = None
+    old: Entry | None = None
+
+
+def match(rows: list[Entry], held: list[Entry], covered: set[str], feed: str) -> list[Change]:
+    """Compare what the input says with what the API holds of the feed -> the plan, in the order of the rows.
+
+    - A row with an id is the held entry of that key. If there is none, it takes the place of an equal entry of its day
+      that came without an id: the same tracker, once by CSV and now by its API. (Where all of the day is covered, an
+      approved one need not be equal.)
+    - A row without an id is an entry of its day and person (by either of their names): one that is equal, approved ones
+      first; else one with its project and note; else with its project and hours; else the next, approved ones last. A
+      row that finds none is new, and gets the first number of that day that is free.
+    - An approved entry never changes. A row that found one which says something else is told, and not stored beside
+      it, because then both would be paid.
+    - A row of no length deletes the entry of its key, wherever that is; a row of unknown length (a running timer) keeps
+      it as it is.
+    - A covered entry that no row found is deleted.
+    """
+    left, found = {entry.key: entry for entry in held}, dict[int, Entry]()
+    places: dict[tuple[str, str], list[Entry]] = collections.defaultdict(list)
+    for entry in sorted(held, key=lambda entry: (len(entry.key), entry.key)):
+        for name in {entry.user, entry.person} - {""}:
+            places[name, entry.day].append(entry)
+    groups: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    for place, row in enumerate(rows):
+        if row.key in left:
+            found[place] = left.pop(row.key)
+        elif row.seconds and not row.key:
+            groups[row.user, row.day].append(place)
+    for (user, day), group in groups.items():
+        names = dict.fromkeys([user, *(rows[place].person for place in group)])
+        pair(WITHIN_THE_DAY, rows, group, [entry for name in names for entry in places[name, day]], left, found)
+    unheld = [place for place, row in enumerate(rows) if row.seconds and row.key and place not in found]
+    for passes in ([EQUAL], WITHIN_THE_DAY):
+        for place in unheld:
+            here = [entry for entry in places[rows[place].user, rows[place].day] if entry.person]
+            here = [e for e in here if len(passes) == 1 or (e.approved and e.key in covered)]
+            pair(passes, rows, [place], here, left, found)
+    numbers: dict[tuple[str, str], typing.Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
+    taken, changes = {entry.key for entry in held}, []
+    for place, row in enumerate(rows):
+        old, key = found.get(place), row.key
+        if row.seconds and not key and not old:
+            keys = (f"{feed}:{row.person}:{row.day}:{number}" for number in numbers[row.person, row.day])
+            key = next(key for key in keys if key not in taken)
+        if sign := sign_of(row, old):
+            changes.append(Change(sign, key or old.key if old else key, row, old))
+    return changes + [Change("!" if left[key].approved else "-", key, old=left[key]) for key in left if key in covered]
+
+
+def pair(
+    passes: list[Same], rows: list[Entry], waiting: list[int], candidates: list[Entry], left: dict[str, Entry],
+    found: dict[int, Entry],
+) -> None:  # fmt: skip
+    """Give each waiting row one of the candidates that are left, by the first pass in which they are the same."""
+    for same in passes:
+        free: dict[object, list[Entry]] = collections.defaultdict(list)
+        there = {entry.key: entry for entry in candidates if entry.key in left}.values()
+        for entry in reversed(sorted(there, key=lambda entry: entry.approved != (same is EQUAL))):
+            free[same(entry)].append(entry)
+        for place in waiting:
+            if place not in found and free[same(rows[place])]:
+                found[place] = left.pop(free[same(rows[place])].pop().key)
+
+
+def sign_of(row: Entry, old: Entry | None) -> str:
+    """What becomes of a row, of which the API holds `old`; "" where there is nothing to do or to tell."""
+    if row.seconds is None or not (old or row.seconds or row.key):
+        return ""
+    if not old:
+        return "+" if row.seconds else "-"
+    if EQUAL(row) == EQUAL(old) and (row.key in ("", old.key) or old.approved):
+        return "="
+    return "!" if old.approved else "~" if row.seconds else "-"
+
+
+def guard(
+    changes: list[Change], rows: list[Entry], held: list[Entry], covered: set[str], options: argparse.Namespace
+) -> None:
+    """Refuse a plan that looks like an incomplete or another export, unless --max-delete says that it is meant.
+
+    :raise Stop: 64, with the first lines of the plan and the ways out
+    """
+
+    def check(steps: list[Change], limit: int, count: int, does: str, why: str) -> None:
+        if len(steps) > (limit if options.max_delete is None else options.max_delete):
+            lines = "".join(f"\n    {told(step)}" for step in steps[:5])
+            says = f"The plan {does} {len(steps)} of {many(count, 'entry')} that the API holds of these days. {why}"
+            raise Stop(
+                USAGE, f"{says} If it is meant: --max-delete {len(steps)}. Nothing was sent. It begins so:{lines}"
+            )
+
+    base = len(covered | {change.old.key for change in changes if change.old})
+    lost = [c for c in changes if c.old and (c.sign == "-" or (c.row and c.row.user != c.old.user))]
+    why = "Is the input complete, and of the right people?"
+    check(lost, max(5, base // 10), base, "deletes, or gives to another person,", why)
+    for user in {row.user for row in rows if row.seconds and not row.key}:
+        theirs = [c for c in changes if c.old and user in (c.old.user, c.row and c.row.user)]
+        why = "Another export of the same person (project, workspace) looks so: give each its --feed NAME."
+        if len(theirs) >= 4:
+            other = [c for c in theirs if c.sign != "="]
+            check(other, len(theirs) // 2, len(theirs), "would rewrite", why)
+    if not options.user and not options.names["user"] and (names := other_spelling(rows, held)):
+        lines = f"`{line_of('user', *names)}` to --names FILE; if they are two, `{line_of('user', names[0], names[0])}`"
+        why = f"The API holds these hours of {names[0]} already, as {names[1]}'s. If that is one person, add the line"
+        raise Stop(USAGE, f"{why} {lines}. Nothing was sent.")
+
+
+def other_spelling(rows: list[Entry], held: list[Entry]) -> tuple[str, str] | None:
+    """A person of whom the API holds nothing, and one of whom the input says nothing, who share a word of their names
+    and half of the hours; None if there are no two such.
+    """
+    said, kept, theirs = set[str](), set[str](), collections.defaultdict[str, set[object]](set)
+    for entry in (*held, *rows):
+        (said if entry.line else kept).update((entry.user, entry.person))
+        theirs[entry.user].add(EQUAL(entry._replace(user="")))
+    for new, old in itertools.product(theirs.keys() - kept, theirs.keys() - said):
+        words, others = (set(re.findall(r"[^\W\d_]{2,}", name.casefold().partition("@")[0])) for name in (new, old))
+        if words & others and 2 * len(theirs[new] & theirs[old]) >= len(theirs[new]):
+            return new, old
+    return None
+
+
+def told(change: Change) -> str:
+    """A step of the plan in a line: sign, day, user, project, hours, note, and of an update what it was."""
+    new, old = (
+        [entry.day, entry.user, entry.project, f"{hours(entry.seconds)} h", entry.note] if entry else []
+        for entry in (change.row, change.old)
+    )
+    shown = new if change.row and change.row.seconds else old
+    was = [before for before, now in zip(old, shown) if before != now]
+    return " ".join([change.sign, *shown, f"(was {', '.join(was)})" if any(was) else ""]).strip()
 
 
 # ---- HTTP: deadlines, retries, no redirects ----
@@ -628,9 +1231,20 @@ LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 SECONDS_ASKED = re.compile(r"\d{1,12}", re.ASCII)
 TRIES, TIMEOUT, DEADLINE, LARGEST = 5, 30, 480, 64 * 1024 * 1024  # seconds for one answer and for the whole run; bytes
 AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, which comes back
+Answer = tuple[int, Headers, bytes]  # status, headers, body
 
 
-def safe_url(name, url):
+class Request(typing.NamedTuple):
+    """What is asked for. Every try makes a request of its own of it: urllib writes the proxy into the one it sends,
+    and would send it a second time to the proxy itself, in clear text.
+    """
+
+    url: str
+    headers: dict[str, str]
+    body: bytes | None = None
+
+
+def safe_url(name: str, url: str) -> str:
     """An https address, or http on this machine. :raise Stop: any other."""
     with or_stop(CONFIG, f"{name} is not a web address that can be used; it must hold no password.", ValueError):
         parts = urllib.parse.urlsplit(url)
@@ -641,15 +1255,17 @@ def safe_url(name, url):
     return url
 
 
-def send(request, deadline):
-    """One request -> (status, headers, body), whatever the status. :raise OSError, HTTPException: no answer."""
-    proxies = {} if LOOPBACK.fullmatch(urllib.parse.urlsplit(request.full_url).hostname) else None
+def send(request: Request, deadline: float) -> Answer:
+    """One request, once -> its answer, whatever the status. :raise OSError, HTTPException: no answer."""
+    proxies: dict[str, str] | None = (
+        {} if LOOPBACK.fullmatch(urllib.parse.urlsplit(request.url).hostname or "") else None
+    )
     opener = urllib.request.OpenerDirector()  # without a handler for redirects: a token follows nobody elsewhere
     handlers = urllib.request.ProxyHandler(proxies), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()
     for handler in handlers:
         opener.add_handler(handler)
-    body = bytearray()
-    with opener.open(request, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
+    body, once = bytearray(), urllib.request.Request(request.url, request.body, request.headers)
+    with opener.open(once, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
         while chunk := answer.read1(65_536):
             body += chunk
             if len(body) > LARGEST or clock() > deadline:
@@ -659,7 +1275,7 @@ def send(request, deadline):
     return answer.status, answer.headers, bytes(body)
 
 
-def pause(headers, attempt):
+def pause(headers: Headers, attempt: int) -> float:
     """Seconds to wait before another try: what the server asks for, else a random time that doubles (full jitter)."""
     asked, reset = (headers.get(name) or "" for name in ("Retry-After", "x-ratelimit-reset"))
     if SECONDS_ASKED.fullmatch(asked):
@@ -672,25 +1288,26 @@ def pause(headers, attempt):
     return random.uniform(1, min(60, 2 ** (attempt + 1)))
 
 
-def persist(what, request, deadline):
-    """Send until there is an answer worth having -> (status, headers, body).
+def persist(what: str, request: Request, deadline: float) -> Answer:
+    """Send until there is an answer worth having.
 
     Tries again after no answer, after 402, 408, 425, 429 and after 5xx: TRIES times, and not past the deadline. Any
     other status is an answer, for the caller to judge. :raise Stop: 75, or 78 for a certificate nobody vouches for.
     """
+    trouble, host = "", urllib.parse.urlsplit(request.url).netloc
     for attempt in range(TRIES):
-        headers = {}
+        headers: Headers = {}
         try:
             status, headers, body = send(request, deadline)
             if status < 500 and status not in AGAIN:
                 return status, headers, body
-            trouble = f"{what} at {request.host} answered {status}"
+            trouble = f"{what} at {host} answered {status}"
         except (OSError, http.client.HTTPException) as fault:
             reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({reason.verify_message}).") from None
             hint = "; is that its name?" if isinstance(reason, socket.gaierror) else ""
-            trouble = f"{what} at {request.host} cannot be reached ({reason}{hint})"
+            trouble = f"{what} at {host} cannot be reached ({reason}{hint})"
         wait = pause(headers, attempt)
         if attempt + 1 == TRIES or clock() + wait > deadline:
             break
@@ -699,83 +1316,177 @@ def persist(what, request, deadline):
     raise Stop(LATER, f"{trouble}. Nothing is lost: run again later; what was uploaded is known and not sent twice.")
 
 
-def from_url(address, options, deadline):
-    """Download a tracker's answer, all its pages -> a binary file. :raise Stop: it cannot be had."""
-    today = date.fromtimestamp(clock())
-    first, last = (today - options.since).isoformat(), (today + timedelta(days=1)).isoformat()
-    # Toggl's reports are asked for with a POST, and name the next page in headers, as a cursor for the next body.
-    period = {"start_date": first, "end_date": last} if address.endswith("/search/time_entries") else None
-    if options.snapshot and (period or "{from}" in address) and options.snapshot[0] < first:
-        raise Stop(USAGE, f"--snapshot begins before {first}, from where on the tracker is asked; raise --since.")
-    address = address.replace("{from}", first).replace("{to}", last)
-    page, asked, kept = (address.replace("{page}", "1"), period), [], collections.Counter()
-    while page:
-        if page in asked:
+def read_headers(name: str, text: str) -> dict[str, str]:
+    """`Name: value` pairs with semicolons between; a lone value such as `Bearer TOKEN` is Authorization's."""
+    if not (text.isascii() and text.isprintable()):
+        raise Stop(CONFIG, f"{name} holds a line break or another character that no header can.")
+    parts = re.split(r";(?=\s*[\w-]+: )", text) if text else []
+    pairs = [re.fullmatch(r"\s*([\w-]+): +(\S.*?)\s*", part) for part in parts]
+    if all(pairs):
+        return {pair[1]: pair[2] for pair in pairs if pair}
+    if not re.fullmatch(r"[\w-]+ +\S.*", text):
+        says = "Toggl's TOKEN:api_token goes into SOURCE_TOKEN, with `toggl` as SOURCE."
+        raise Stop(CONFIG, f"{name} must be `Bearer TOKEN`, `Basic BASE64` or `Name: value; Name: value`. {says}")
+    return {"Authorization": text}
+
+
+def ask(request: Request, deadline: float, after_last: bool = False) -> Answer:
+    """One page of a tracker's. :raise Stop: it cannot be had; but a 404 after the last page is how Kimai ends."""
+    headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
+    if request.body is not None:
+        headers["Content-Type"] = "application/json"
+    safe_url("SOURCE", request.url)
+    status, found, text = persist(
+        "The tracker", Request(request.url, {**headers, **request.headers}, request.body), deadline
+    )
+    if status == 200 or (status == 404 and after_last):
+        return status, found, text
+    says = SPACES.sub(" ", text.decode(errors="replace")).strip()
+    for secret in (part for value in request.headers.values() for part in value.split()[-1:]):
+        with contextlib.suppress(ValueError):  # what is no Basic authorization
+            says = says.replace(base64.b64decode(secret, validate=True).decode().partition(":")[0] or secret, "***")
+        says = says.replace(secret, "***")
+    said = f" ({says[:200]})" if says and not says.startswith("<") else ""
+    if status in (401, 403):
+        ways = (
+            "SOURCE_TOKEN (for some with SOURCE_ACCOUNT), or for an address SOURCE_AUTHORIZATION, must let this job in."
+        )
+        raise Stop(DENIED, f"The tracker answered {status}{said}. {ways}")
+    raise Stop(NO_INPUT, f"The tracker answered {status}, not data.{said}")
+
+
+def collect(address: str, headers: dict[str, str], deadline: float, period: Object | None = None) -> list[Json] | bytes:
+    """All pages of a tracker's answer -> its rows, or the bytes of an answer that is not JSON.
+
+    {page} and {offset} in the address count up until a page adds nothing; else the next page is the one that the answer
+    names. A `period` is POSTed, as Toggl's reports want it.
+    :raise Stop: it cannot be had, or says itself that it is not whole
+    """
+    rows, asked, seen = list[Json](), list[tuple[str, str]](), collections.Counter[str]()
+    counts, url, data = "{page}" in address or "{offset}" in address, "", None
+    told: Headers = {}
+    while True:
+        page = url or address.replace("{page}", str(len(asked) + 1)).replace("{offset}", str(len(rows)))
+        body, before, here = json.dumps(period) if period else "", len(rows), collections.Counter[str]()
+        if (page, body) in asked:
             raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing of it was uploaded.")
-        asked.append(page)
-        headers, text = download(*page, options.authorization, deadline)
-        if text.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] not in (b"[", b"{"):
-            if len(asked) > 1 or "{page}" in address or next_page(None, headers, page[0]):
+        asked.append((page, body))
+        status, found, text = ask(Request(page, headers, body.encode() or None), deadline, after_last=len(asked) > 1)
+        if status == 200 and not begins_like_json(text[:99].decode(errors="replace")):
+            if len(asked) > 1 or counts or next_page(None, found, page):
                 says = "The tracker's answer may have several pages, and not all are JSON; nothing of it was uploaded."
                 raise Stop(NO_INPUT, says)
-            return io.BytesIO(text)
-        found = parse_json(text)
-        rows = listed(found)
-        # A row that is added while we page moves another from one page to the next, where it comes again. Equal rows of
-        # one page are honest.
-        kept |= collections.Counter(json.dumps(row, sort_keys=True) for row in rows)
-        if period and headers.get("X-Next-ID"):
-            cursor = {"first_id": headers["X-Next-ID"], "first_row_number": headers.get("X-Next-Row-Number")}
-            page = address, {**period, **cursor}
-        elif following := next_page(found, headers, page[0]):
-            page = following, period
-        else:
-            page = (address.replace("{page}", str(len(asked) + 1)), period) if "{page}" in address and rows else None
-    return io.BytesIO(f"[{', '.join(kept.elements())}]".encode())
+            return text
+        if status == 200:
+            data, told = parse_json(text), found
+            for row in listed(data):
+                written = json.dumps(row, sort_keys=True)
+                here[written] += 1
+                # A row that is added while we page moves another from one page to the next, where it comes again.
+                # Equal rows of one page are honest.
+                if here[written] > seen[written]:
+                    rows.append(row)
+            seen |= here
+            url = next_page(data, told, page)
+            if period and (cursor := told.get("X-Next-Row-Number")):
+                period = {**period, "first_row_number": int(cursor)}
+            if url or (counts and len(rows) > before) or (period and cursor):
+                continue
+        if lacking := unfinished(data, told, len(rows), len(asked)):
+            hint = "" if counts else " If it counts its pages, add {page} to the address, such as &page={page}."
+            raise Stop(NO_INPUT, f"The tracker's answer is only a part: {lacking}. Nothing of it was uploaded.{hint}")
+        return rows
 
 
-def download(address, body, authorization, deadline):
-    """One page of a tracker's -> (headers, bytes). :raise Stop: it cannot be had.
+def from_address(address: str, env: Headers, options: argparse.Namespace, deadline: float) -> typing.Iterator[Row]:
+    """Rows of any address; {from} and {to} in it are the first day and the one after the last."""
+    headers = read_headers("SOURCE_AUTHORIZATION", env.get("SOURCE_AUTHORIZATION", "").strip())
+    first, last = options.window or window_of(options)
+    until = (date.fromisoformat(last) + timedelta(days=1)).isoformat()
+    address = address.replace("{from}", first).replace("{to}", until)
+    posted = urllib.parse.urlsplit(address).path.endswith(("/search/time_entries", "/search/time_entries.csv"))
+    found = collect(address, headers, deadline, report_of(first, until) if posted else None)
+    return read_file(io.BytesIO(found), options) if isinstance(found, bytes) else read_json(found, options)
 
-    `authorization` is a value for that header, or `Name: value` for one of the tracker's own.
+
+def report_of(first: str, last: str) -> Object:
+    """What Toggl's reports are asked for: names beside the ids, and durations that nobody rounded."""
+    return {"start_date": first, "end_date": last, "enrich_response": True, "rounding": 0, "page_size": 50}
+
+
+def from_tracker(name: str, env: Headers, options: argparse.Namespace, deadline: float) -> typing.Iterator[Row]:
+    """Rows of a tracker that is asked by name: those of the window, and of a day more on both sides, because a day
+    begins at another time elsewhere. :raise Stop: a setting lacks, or the answer cannot be had whole
     """
-    headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
-    if authorization:
-        own = re.fullmatch(r"([\w-]+): *(.+)", authorization, re.ASCII)
-        name, value = own.groups() if own else ("Authorization", authorization)
-        headers[name] = value
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-        body = json.dumps({name: value for name, value in body.items() if value}).encode()
-    request = urllib.request.Request(safe_url("SOURCE", address), body, headers)
-    status, headers, text = persist("The tracker", request, deadline)
-    if status in (401, 403):
-        raise Stop(DENIED, f"The tracker answered {status}. SOURCE_AUTHORIZATION must let this job in.")
-    if status != 200:
-        raise Stop(NO_INPUT, f"The tracker answered {status}, not data.")
-    return headers, text
+    tracker = TRACKERS[name]
+    token, account, url = (env.get(f"SOURCE_{what}", "").strip() for what in ("TOKEN", "ACCOUNT", "URL"))
+    settings = {
+        "SOURCE_TOKEN": token,
+        "SOURCE_URL": url or tracker.base,
+        "SOURCE_ACCOUNT": account or not tracker.account,
+    }
+    if lacking := [setting for setting, value in settings.items() if not value]:
+        raise Stop(CONFIG, f"{name} needs {' and '.join(lacking)}; docs/trackers.md says where to find it.")
+    base, token = safe_url("SOURCE_URL", url or tracker.base).rstrip("/"), token.removesuffix(":api_token")
+    basic = base64.b64encode(f"{token}:api_token".encode()).decode()
+    headers = read_headers("SOURCE_TOKEN", tracker.headers.format(token=token, basic=basic, account=account))
+
+    def rows(path: str, period: Object | None = None) -> list[Json]:
+        found = collect(base + path, headers, deadline, period)
+        if isinstance(found, bytes):
+            raise Stop(NO_INPUT, f"{name} answered no JSON; is SOURCE_URL right?")
+        return found
+
+    def entries(first: date, last: date) -> list[Json]:
+        path, until = tracker.path, last + timedelta(days=1)
+        for place, value in {**fill, "from": first, "to": last, "until": until}.items():
+            path = path.replace(f"{{{place}}}", str(value))
+        found = rows(path, report_of(str(first), str(last)) if name == "toggl-reports" else None)
+        if not tracker.cap or len(found) < tracker.cap:
+            return found
+        if first == last:
+            raise Stop(NO_INPUT, f"{name} tells no more than {tracker.cap} entries, and {first} may have more.")
+        middle = first + (last - first) // 2
+        return entries(first, middle) + entries(middle + timedelta(days=1), last)
+
+    who: Object = {}
+    if tracker.who:
+        with or_stop(NO_INPUT, f"{name} did not tell who asks; is SOURCE_URL right?", ValueError, AttributeError):
+            who = flat(json.loads(ask(Request(base + tracker.who, headers), deadline)[2]))
+    who = {column.removeprefix("data."): value for column, value in who.items()}
+    told = {"user": {str(who.get("id")): who.get("email") or who.get("name") or ""}}
+    fill = {"account": account or who.get("activeWorkspace"), "id": who.get("id"), "member": ""}
+    if name == "solidtime":
+        fill, told = solidtime(account, told, rows)
+    zone = options.zone
+    with contextlib.suppress(ValueError):
+        zone = zone or read_zone(str(who.get("timezone") or who.get("settings.timeZone")))
+    first, last = (date.fromisoformat(day) for day in options.window)
+    found = entries(first - timedelta(days=1), last + timedelta(days=1))
+    return read_json(found, options, zone=zone, told=told)
 
 
-def next_page(found, headers, here):
-    """The next page's address as most APIs say it: a Link header (RFC 8288), `links.next` (Harvest) or `metadata.next`
-    (Tempo). "" on the last one. :raise Stop: on another host, which must learn no secrets.
+def solidtime(account: str, told: Told, rows: typing.Callable[[str], list[Json]]) -> tuple[Object, Told]:
+    """The organisation that is asked, and the names of its projects and members -> (fill, told).
+
+    Whoever may not see the members may see their own entries only. :raise Stop: which organisation cannot be told
     """
-    faults = ValueError, TypeError, AttributeError, RecursionError
-    with or_stop(NO_INPUT, "The tracker names a next page without an address.", *faults):
-        inside = flat({name: found.get(name) for name in ("links", "metadata")}) if isinstance(found, dict) else {}
-        names = "links.next", "links.next.href", "metadata.next", "metadata.next.href"
-        following = linked(headers) or next(filter(None, map(inside.get, names)), "")
-        following = following and urllib.parse.urljoin(here, following)
-        if following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
-            says = "The tracker's next page is on another host; its authorization does not follow there."
-            raise Stop(NO_INPUT, says)
-    return following
-
-
-def linked(headers):
-    """The address of the next page in a Link header, "" without one."""
-    link = re.search(r'<([^>]*)>\s*;[^,]*rel="?next"?', headers.get("Link") or "")
-    return link[1] if link else ""
+    with or_stop(NO_INPUT, "solidtime's answer is not as its documentation says.", LookupError, TypeError):
+        mine = {place["organization"]["id"]: place for place in rows("/api/v1/users/me/memberships")}
+        account = account or (next(iter(mine)) if len(mine) == 1 else "")
+        if account not in mine:
+            names = ", ".join(f"{place} ({mine[place]['organization']['name']})" for place in mine)
+            raise Stop(CONFIG, f"SOURCE_ACCOUNT must be an organisation of this token's person: {names}.")
+        here, member = f"/api/v1/organizations/{account}", ""
+        told["project"] = {place["id"]: place["name"] for place in rows(here + "/projects?archived=all&page={page}")}
+        try:
+            members = rows(here + "/members?page={page}")
+            told["user"] = {member["user_id"]: member.get("email") or member["name"] for member in members}
+        except Stop as stop:
+            if stop.status != DENIED:
+                raise
+            member = f"&member_id={mine[account]['id']}"
+    return {"account": account, "member": member}, told
 
 
 # ---- Token: the client-credentials grant (RFC 6749 section 4.4), kept until it expires ----
@@ -786,17 +1497,20 @@ def linked(headers):
 
 NEEDED = ("AUTH0_DOMAIN", "AUTH0_AUDIENCE", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET", "TIMESHEETS_URL")
 OTHERS = ("TOKEN_URL", "TOKEN_SCOPE", "TOKEN_RESOURCE")  # for issuers that are not Auth0
+Settings = dict[str, str]
 
 
-def read_settings(env):
+def read_settings(env: Headers) -> Settings:
     """The five settings, and the three for other issuers. :raise Stop: all that is missing, in one sentence."""
     settings = {name: env.get(name, "").strip() for name in NEEDED + OTHERS}
     if env.get("AUTH0_CLIENT_SECRET_FILE") and not settings["AUTH0_CLIENT_SECRET"]:
-        settings["AUTH0_CLIENT_SECRET"] = private_text(env["AUTH0_CLIENT_SECRET_FILE"]).strip()
+        settings["AUTH0_CLIENT_SECRET"] = private_text(env["AUTH0_CLIENT_SECRET_FILE"], mounted=True).strip()
     missing = [name for name in NEEDED if not settings[name]]
     if missing:
         where = "They come from the environment or --env-file; the README says where to find each."
         raise Stop(CONFIG, f"Missing: {', '.join(missing)}. {where}")
+    if not settings["AUTH0_CLIENT_SECRET"].isprintable():
+        raise Stop(CONFIG, "AUTH0_CLIENT_SECRET holds a line break or another character that no secret has.")
     domain = settings["AUTH0_DOMAIN"]
     issuer = safe_url("AUTH0_DOMAIN", domain if "://" in domain else f"https://{domain}/").rstrip("/")
     settings["TOKEN_URL"] = safe_url("TOKEN_URL", settings["TOKEN_URL"] or issuer + "/oauth/token")
@@ -804,28 +1518,37 @@ def read_settings(env):
     return settings
 
 
-def private_text(path):
-    """A file that holds a secret. :raise Stop: it cannot be read, or others can read it too."""
+def private_text(path: str, mounted: bool = False) -> str:
+    """A file that holds a secret. :raise Stop: it cannot be read, or others can read it too.
+
+    A secret that a container has mounted (Docker: mode 0444) is the container's own, and nobody can write it.
+    """
     with or_stop(CONFIG, f"{path} cannot be read:", OSError, UnicodeDecodeError):
-        if os.name == "posix" and os.stat(path).st_mode & 0o077:
+        mode = os.stat(path).st_mode if os.name == "posix" else 0
+        if mode & 0o077 and not (mounted and not mode & 0o222):
             raise Stop(CONFIG, f"{path} can be read by others. It holds a secret: chmod 600 {path}")
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return file.read()
 
 
-def read_env_file(path):
-    """NAME=VALUE lines; quotes around a value and `export` before a name are taken off."""
+SETTING = re.compile(
+    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))(?:(?:^|\s+)\#.*)?""", re.ASCII
+)
+
+
+def read_env_file(path: str) -> Settings:
+    """NAME=VALUE lines as people write them: with `export`, quotes around a value, a `# comment` behind it."""
     env = {}
     for number, line in enumerate(map(str.strip, private_text(path).splitlines()), start=1):
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
-            env[name.replace("export ", "").strip()] = value.strip().strip("\"'")
+        match = SETTING.fullmatch(line)
+        if match:
+            env[match[1]] = next((value for value in match.groups()[1:] if value is not None), "")
         elif line and not line.startswith("#"):
             raise Stop(CONFIG, f"{path}, line {number}: expected NAME=VALUE.")
     return env
 
 
-def token_request(settings):
+def token_request(settings: Settings) -> Request:
     """Build the request for a token; the secret goes into its body and nowhere else.
 
     Auth0 goes by `audience`; others ignore that (RFC 6749 section 3.2) and go by `scope` or `resource` (RFC 8707).
@@ -834,10 +1557,10 @@ def token_request(settings):
     form |= {"client_secret": settings["AUTH0_CLIENT_SECRET"], "audience": settings["AUTH0_AUDIENCE"]}
     form |= {"scope": settings["TOKEN_SCOPE"], "resource": settings["TOKEN_RESOURCE"]}
     form = {name: value for name, value in form.items() if value}  # some refuse `resource` as such
-    return urllib.request.Request(settings["TOKEN_URL"], urllib.parse.urlencode(form).encode())
+    return Request(settings["TOKEN_URL"], {}, urllib.parse.urlencode(form).encode())
 
 
-def read_token(status, body, settings):
+def read_token(status: int, body: bytes, settings: Settings) -> tuple[str, float]:
     """Judge the answer to `token_request` -> (token, the time it expires, in seconds since 1970).
 
     RFC 6749 section 5. Does not check the signature: that is the API's business, to which the token goes unread.
@@ -869,7 +1592,7 @@ ADD_SCOPE = (
 NOT_AUTH0 = "If the issuer is not Auth0: TOKEN_URL, TOKEN_SCOPE and TOKEN_RESOURCE say what its token endpoint wants."
 
 
-def refused(status, description, settings):
+def refused(status: int, description: str, settings: Settings) -> str:
     """What a refusal by the token endpoint usually means."""
     if status == 401:
         return "The issuer does not accept AUTH0_CLIENT_ID with its secret. Was the secret rotated?"
@@ -882,8 +1605,9 @@ def refused(status, description, settings):
     return f"The issuer refused a token ({status}). Is the client-credentials grant on for this application?"
 
 
-def cached_token(settings, folder, deadline, fresh=False):
-    """A token from the cache, or a new one when it has less than a minute left, or when `fresh` asks for one.
+def cached_token(settings: Settings, folder: str, deadline: float, fresh: bool = False) -> tuple[str, bool]:
+    """A token from the cache, or a new one when it has less than a minute left, or when `fresh` asks for one
+    -> (token, whether it is new).
 
     The cache is named after whom is asked, by which client, for what, so that two jobs may share a folder. It is
     written under another name and moved into place: whoever reads it finds a whole token or none.
@@ -893,61 +1617,81 @@ def cached_token(settings, folder, deadline, fresh=False):
     try:
         kept = json.loads(private_text(path)) if os.path.exists(path) and not fresh else {"expires": 0}
         if kept["expires"] - 60 > clock():
-            return str(kept["token"])
+            return str(kept["token"]), False
     except (Stop, ValueError, LookupError, TypeError):
         log.warning("%s is no private file with a token in it; a new one is fetched", path)
     status, _, body = persist("The token endpoint", token_request(settings), deadline)
     token, expires = read_token(status, body, settings)
     log.info("token ok, good for %.0f minutes", (expires - clock()) / 60)
-    handle, temporary = tempfile.mkstemp(dir=folder)  # mode 0600 from the start; the rename is all or nothing
-    with open(handle, "w", encoding="utf-8") as file:
-        json.dump({"token": token, "expires": expires}, file)
-    os.replace(temporary, path)
-    return token
+    try:
+        keep(path, {"token": token, "expires": expires})
+    except OSError as fault:
+        log.error("%s cannot be written (%s), so each run asks the issuer for a new token", path, fault.strerror)
+    return token, True
 
 
-# ---- Upload: chunks of rows, each judged by the API ----
+def keep(path: str, what: Object) -> None:
+    """Write a private file whole or not at all: mode 0600 from the start, then a rename. :raise OSError: not at all."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump(what, file)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
-# The API answers a chunk with one result a row, after it is on disk. Rows it does not take are reported by line. If
-# this job or the API is killed at any moment, the next run sends everything again, and what is there is `unchanged`.
+
+# ---- Applying: chunks of changes, each judged by the API ----
+
+# The API answers a chunk with one result a row, after it is on disk. If this job or the API is killed at any moment,
+# the next run compares anew and does what is left.
 
 
 class Api:
     """The Timesheets API as this job sees it."""
 
-    def __init__(self, settings, folder, deadline):
+    def __init__(self, settings: Settings, folder: str, deadline: float) -> None:
         self.settings, self.folder, self.deadline = settings, folder, deadline
-        self.token = cached_token(settings, folder, deadline)
+        self.token, self.new = cached_token(settings, folder, deadline)
 
-    def call(self, path, body=None):
-        """(status, headers, JSON). A token that is refused is dropped and fetched once more. :raise Stop: no use."""
-        for fresh in (False, True):
+    def call(self, path: str, body: bytes | None = None) -> tuple[int, Headers, Json]:
+        """(status, headers, JSON). A token from the cache that is refused is dropped and fetched once more.
+
+        :raise Stop: no use
+        """
+        while True:
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-            request = urllib.request.Request(self.settings["api"] + path, body, headers)
-            status, headers, text = persist("The Timesheets API", request, self.deadline)
-            if status != 401 or fresh:
+            request = Request(self.settings["api"] + path, headers, body)
+            status, found, text = persist("The Timesheets API", request, self.deadline)
+            if status != 401 or self.new:
                 break
-            self.token = cached_token(self.settings, self.folder, self.deadline, fresh=True)
-        says = f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?"
-        with or_stop(CONFIG, says, ValueError):
+            self.token, self.new = cached_token(self.settings, self.folder, self.deadline, fresh=True)
+        if status == 413:  # perhaps a proxy's, in HTML
+            return status, found, None
+        with or_stop(CONFIG, f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?", ValueError):
             answer = json.loads(text)
         detail = answer.get("detail", "") if isinstance(answer, dict) else ""
         if status == 401:
-            says = "Do AUTH0_DOMAIN and AUTH0_AUDIENCE match the API's?"
-            raise Stop(DENIED, f"The API does not accept the issuer's token. {says}")
+            says = (
+                "Do AUTH0_DOMAIN and AUTH0_AUDIENCE match the API's? The API's log says what is wrong with the token,"
+            )
+            raise Stop(DENIED, f"The API does not accept the issuer's token. {says} as does `timesheets.py explain`.")
         if status == 403:
             raise Stop(DENIED, f"The API says: {detail} {ADD_SCOPE}")
         if status == 404:
             detail += " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets."
-        if status not in (200, 413):
+        if status != 200:
             raise Stop(CONFIG, f"The API answered {status}: {detail}")
-        return status, headers, answer
+        return status, found, answer
 
-    def upload(self, rows, dry_run):
-        """Upload rows -> a result each, in order: {"index", "external_id", "status", "id", "errors"}.
+    def upload(self, rows: list[Object], dry_run: bool) -> list[Object]:
+        """Upload rows in chunks -> a result each, in order: {"index", "external_id", "status", "id", "errors"}.
 
         A chunk that is too large for the API (413) is halved. :raise Stop: 70, a row got no result.
         """
+        if len(rows) > 1000:
+            return [result for n in range(0, len(rows), 1000) for result in self.upload(rows[n : n + 1000], dry_run)]
         if not rows:
             return []
         query = "?dry_run=1" if dry_run else ""
@@ -955,209 +1699,159 @@ class Api:
         if status == 413 and len(rows) > 1:
             middle = len(rows) // 2
             return self.upload(rows[:middle], dry_run) + self.upload(rows[middle:], dry_run)
-        results = answer.get("results") if status == 200 and isinstance(answer, dict) else None
+        results = answer.get("results") if isinstance(answer, dict) else None
         if results is None or [result.get("index") for result in results] != list(range(len(rows))):
             says = "run again with -v and tell its makers."
             raise Stop(SOFTWARE, f"The API's answer does not account for every row; {says}")
-        return results
+        return list(results)
 
-    def stored(self, first, last):
-        """This source's live entries in the window, page by page."""
-        path = f"/timesheets/upload?limit=1000&from={first}&to={last}"
-        while path:
-            _, headers, entries = self.call(path)
-            yield from entries
-            query = urllib.parse.urlsplit(linked(headers)).query  # the path is ours, whatever stands before the API
-            path = f"/timesheets/upload?{query}" if query else ""
+    def held(self, first: str, last: str) -> list[Entry]:
+        """This source's live entries in the window, read page by page."""
+        path, held = f"/timesheets/upload?limit=1000&from={first}&to={last}", list[Entry]()
+        with or_stop(
+            SOFTWARE, "The API's list of entries is not as expected; tell its makers.", LookupError, TypeError
+        ):
+            while path:
+                _, headers, entries = self.call(path)
+                held += map(held_entry, entries)
+                query = urllib.parse.urlsplit(linked(headers)).query  # the path is ours, whatever stands before the API
+                path = f"/timesheets/upload?{query}" if query else ""
+        return held
 
 
-# ---- The run: read, upload, void, account ----
+def held_entry(said: Object) -> Entry:
+    """An entry as the API lists it. A key without the tracker's id tells the person, as the export writes it."""
+    key, worked = said["external_id"], round(said["hours"] * 3600)
+    without_id = re.fullmatch(r"[^:]+:(.*):\d{4}-\d\d-\d\d:\d+", key)
+    person = without_id[1] if without_id else ""
+    return Entry(
+        key, person, said["user_id"], said["date"], said["project"], worked, said["description"], bool(said["approved"])
+    )
+
+
+def apply(api: Api, changes: list[Change], dry_run: bool) -> typing.Iterator[tuple[Change, str, str]]:
+    """Carry out a plan, or ask what would come of it -> yields (change, status, why) of each step that is sent.
+
+    Deletions go first: a row that takes the place of another entry is sent only if that one could go.
+    """
+    goes = [(change, change.old.key if change.old else change.key) for change in changes if change.sign in "-~"]
+    goes = [(change, key) for change, key in goes if change.sign == "-" or key != change.key]
+    results = api.upload([{"external_id": key, "deleted": True} for _, key in goes], dry_run)
+    stays = {key for (_, key), result in zip(goes, results) if result["status"] == "rejected"}
+    for (change, key), result in zip(goes, results):
+        if change.sign == "-" or key in stays:
+            yield change, result["status"], reasons(result)
+    sent = [change for change in changes if change.sign in "+~" and not (change.old and change.old.key in stays)]
+    for change, result in zip(sent, api.upload([uploaded(change) for change in sent], dry_run)):
+        yield change, "updated" if change.old and result["status"] == "created" else result["status"], reasons(result)
+
+
+def uploaded(change: Change) -> Object:
+    """The entry of a step as the API takes it."""
+    assert change.row
+    _, _, user, day, project, seconds, note, *_ = change.row
+    entry = {"external_id": change.key, "user_id": user, "date": day, "project": project}
+    return {**entry, "hours": round((seconds or 0) / 3600, 4), "description": note}
+
+
+def reasons(result: Object) -> str:
+    """Why the API rejected a row."""
+    return "; ".join(f"{error['field']} {error['detail']}" for error in result.get("errors") or ())
+
+
+# ---- The run: read, plan, apply, account ----
 
 # Every row that was read ends as exactly one of these, or the run ends with 70: better a false alarm than lost hours.
-OUTCOMES = ("created", "updated", "unchanged", "deleted", "rejected", "skipped")
+OUTCOMES = ("created", "updated", "unchanged", "rejected", "skipped")
 
 
-class Run:
-    """One run's rows and what became of them."""
-
-    def __init__(self, options, api, rejects):
-        self.options, self.api, self.rejects = options, api, rejects
-        self.read, self.unreadable, self.counts = 0, 0, collections.Counter()
-        self.seen, self.sent, self.chunk = collections.Counter(), {}, []
-        self.people, self.running, self.named = set(), set(), ""
-
-    def take_all(self, file):
-        """Take every row of a source. Equal keys are numbered within it: of two sources, one may repeat the other."""
-        self.seen.clear()
-        for row in read_source(file, self.options):
-            self.take(row)
-            if self.read % 1000 == 0:
-                progress(self, file)
-
-    def take(self, row):
-        """Turn a row into an entry and queue it; a row that cannot be read is a reject and stops no other."""
-        self.read += 1
-        entry = fault = None
-        numbered = changed = False
-        try:
-            if row.record.get(MORE):
-                raise Unreadable("the row", "has more cells than the header; is a comma not quoted?")
-            if str(row.value("running")) in ("True", "current"):
-                self.running.add(str(row.value("id")))
-            else:
-                user = self.whose(row)
-                day, start = began(row, self.options)
-                key, numbered = identify(row, user, day, start, self.options)
-                entry = make_entry(row, user, day, start, self.options)
-        except Unreadable as problem:
-            fault = dict(zip(("field", "detail"), problem.args))
-        if not entry and not fault:  # a timer that runs, or a row of no length
-            self.counts["skipped"] += 1
-            return
-        # Equal keys are honest, of rows that began at once or are alike: a number tells them apart. A row that is
-        # refused has its number too, if its key is known, and keeps it when it comes back mended; a mend that changes
-        # the key makes it another row.
-        if numbered:
-            changed = row.key not in (None, key)
-            number = (not changed and row.number) or self.seen[key] + 1
-            self.seen[key] = max(self.seen[key], number)
-            row = row._replace(number=number, key=key)
-            key += f":{number}" if number > 1 else ""
-        if fault:
-            self.unreadable += 1
-            self.reject(row, [fault])
+def run(options: argparse.Namespace) -> int:
+    """The whole job -> the exit status."""
+    deadline, export = clock() + DEADLINE, Export(options)
+    with contextlib.ExitStack() as stack:
+        options.state = "" if options.print else state_folder(options)
+        env = environment(options)
+        settings = {} if options.print else read_settings(env)
+        if options.rejects:
+            stack.callback(write_rejects, stack.enter_context(open_rejects(options)), export)
+        if not options.print:
+            stack.enter_context(only_one(options.state))
+        for source in options.source:
+            export.take_all(rows_of(source, env, options, deadline))
+        log.info("read %s", many(export.read, "row"))
+        if options.print:
+            if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
+                sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+            for change in match([row for row in export.rows if row.seconds], [], set(), export.feed):
+                print(json.dumps(uploaded(change), ensure_ascii=False))
         else:
-            if len(key) > 200:
-                key = f"{row.form.source}:{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
-            self.queue(key, user, entry, row, changed)
-
-    def whose(self, row):
-        """Whose row it is: as it says, or as --user says. :raise Stop: --user would make one person of two."""
-        named = row.value("user")
-        if named is None:
-            names = (row.value(role) for role in ("first_name", "last_name"))
-            named = " ".join(str(name) for name in names if name is not None)
-        named = str(named)
-        self.named = self.named or named
-        if self.options.user and named and named != self.named:
-            raise Stop(USAGE, f"There are rows of {self.named} and of {named}; --user would give all to one person.")
-        if not self.options.user and not named:
-            raise Unreadable(row.column("user"), "is empty; --user EMAIL says whose the row is")
-        return self.options.user or named
-
-    def queue(self, key, user, entry, row, changed):
-        """Print an entry, or have it uploaded with the next chunk; once, of sources that overlap."""
-        sent = {"external_id": key, **entry}
-        if self.options.print:
-            print(json.dumps(sent, ensure_ascii=False))
-            return
-        self.people.add(user)
-        said = hash(tuple(entry.values()))  # enough to compare two rows of one key, and small where a million are kept
-        if key not in self.sent:
-            self.sent[key] = said
-            self.chunk.append((sent, row, changed))
-        elif self.sent[key] == said:
-            self.counts["skipped"] += 1
-        else:
-            says = "is the key of an earlier row, which says something else; one of the two must be wrong"
-            self.reject(row, [{"field": "external_id", "detail": says}])
-        if len(self.chunk) == 1000:
-            self.flush()
-
-    def flush(self):
-        """Upload what is queued and note each row's outcome.
-
-        A mend that makes a reject another row must not replace an entry that is there: the API is asked first.
-        """
-        changed = [sent for sent, _, changed in self.chunk if changed]
-        asked = self.api.upload(changed, dry_run=True)
-        there, kept = {result["external_id"] for result in asked if result["status"] == "updated"}, []
-        for sent, row, _ in self.chunk:
-            if sent["external_id"] in there:
-                says = "there is another entry with this day and start already; upload the mended export instead"
-                self.reject(row, [{"field": row.column("start" if "start" in row.places else "date"), "detail": says}])
-            else:
-                kept.append((sent, row))
-        results = self.api.upload([sent for sent, _ in kept], self.options.dry_run)
-        for result, (_, row) in zip(results, kept):
-            if result["status"] == "rejected":
-                self.reject(row, result["errors"])
-            else:
-                self.counts[result["status"]] += 1
-        self.chunk = []
-
-    def reject(self, row, errors):
-        """Note a row that was not taken: where it stands, what it says, why."""
-        self.counts["rejected"] += 1
-        log.error("line %s: %s", row.line, "; ".join(f"{error['field']} {error['detail']}" for error in errors))
-        log.info("    %s", ", ".join(str(value) for value in row.record.values()))
-        if self.rejects:
-            known_by = {"line": row.line, "format": row.form.name, "key": row.key, "occurrence": row.number}
-            print(json.dumps({**known_by, "row": row.record, "errors": errors}, ensure_ascii=False), file=self.rejects)
-
-    def void_missing(self):
-        """Void what the API has in the window and the input lacks, for its people only.
-
-        :raise Stop: the input may be incomplete: no rows, rows that could not be read, or more gone than --max-delete.
-        """
-        if not self.read:
-            raise Stop(NO_INPUT, "The input is empty, and an empty snapshot would void everything; nothing was done.")
-        if self.unreadable:
-            says = "so nothing is voided: they may be what is missing."
-            raise Stop(REJECTED, f"{self.unreadable} rows could not be read, {says}")
-        trackers = {tracker_of(key) for key in self.sent}
-        live = [entry for entry in self.api.stored(*self.options.snapshot) if entry["user_id"] in self.people]
-        live = [entry for entry in live if tracker_of(entry["external_id"]) in trackers]
-        # Harvest lets a timer run on in an entry that had ended before.
-        live = [entry for entry in live if entry["external_id"].rpartition(":")[2] not in self.running]
-        gone = []
-        for entry in live:
-            if entry["external_id"] in self.sent:
-                continue
-            if entry["approved"]:
-                log.error("%s of %s is gone upstream but approved, so it stays", entry["external_id"], entry["date"])
-            else:
-                gone.append({"external_id": entry["external_id"], "deleted": True})
-        limit = max(5, len(live) // 10) if self.options.max_delete is None else self.options.max_delete
-        if len(gone) > limit:
-            says = f"more than --max-delete {limit}. Is the export complete? If so, raise --max-delete."
-            raise Stop(USAGE, f"{len(gone)} of {len(live)} entries are gone upstream, {says} Nothing was voided.")
-        for start in range(0, len(gone), 1000):
-            for result in self.api.upload(gone[start : start + 1000], self.options.dry_run):
-                self.read += 1
-                self.counts[result["status"]] += 1
-
-    def account(self):
-        """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
-        if sum(self.counts.values()) != self.read:
-            raise Stop(SOFTWARE, f"{self.read} rows were read, but {sum(self.counts.values())} are accounted for.")
-        said = ", ".join(f"{self.counts[outcome]} {outcome}" for outcome in OUTCOMES if self.counts[outcome])
-        changed = sum(self.counts[outcome] for outcome in ("created", "updated", "deleted", "rejected"))
-        line = f"{'dry run: ' if self.options.dry_run else ''}{self.read} rows: {said or 'nothing to do'}"
-        log.log(logging.WARNING if changed else logging.INFO, line)
+            counts = bring(export, Api(settings, options.state, deadline), options)
+        for reject in export.rejects:
+            log.error("line %s: %s", reject.line, reject.fault)
+            log.info("    %s", ", ".join(str(value) for value in (reject.record or {}).values()))
+        if not options.print:
+            account(export, counts, options)
+    return REJECTED if export.rejects else OK
 
 
-def tracker_of(key):
-    """The tracker that a key begins with; a key of the contractor's own making is a generic one."""
-    source = key.partition(":")[0]
-    return source if source in {form.source for form in FORMATS} else "generic"
+def rows_of(source: str, env: Headers, options: argparse.Namespace, deadline: float) -> typing.Iterator[Row]:
+    """The rows of a tracker, an address, a file or standard input. :raise Stop: it cannot be read."""
+    if source in TRACKERS:
+        return from_tracker(source, env, options, deadline)
+    if "://" in source:
+        return from_address(source, env, options, deadline)
+    with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
+        content = sys.stdin.buffer.read() if source == "-" else pathlib.Path(source).read_bytes()
+    return read_file(io.BytesIO(content), options)
 
 
-def progress(run, file=None):
-    """A bar on a terminal, how far the file is read; nothing under cron. Without a file, the bar goes away."""
-    if not sys.stderr.isatty() or run.options.quiet:
-        return
-    bar = ""
-    if file is not None:
-        place = file.tell()
-        part = place / max(1, file.seek(0, os.SEEK_END))
-        file.seek(place)
-        bar = f"[{'#' * round(part * 30):30}] {run.read:,} rows"
-    print(f"\r{bar}\033[K", end="", file=sys.stderr, flush=True)
+def bring(export: Export, api: Api, options: argparse.Namespace) -> collections.Counter[str]:
+    """Compare with what the API holds, make the plan, check it, apply it -> how many rows ended how."""
+    rows = export.rows
+    days = [row.day for row in rows if row.day] + list(options.window if options.covers else ())
+    keys, feed = {row.key for row in rows} - {""}, f"{export.feed}:"
+    own = any(":" not in key for key in keys)  # of an input's own making, so they name no feed
+    held = [
+        entry
+        for entry in (api.held(min(days), max(days)) if days else ())
+        if entry.key.startswith(feed) or entry.key in keys or feed == ":" or (own and ":" not in entry.key)
+    ]
+    covered = export.covered(held)
+    changes = match(rows, held, covered, export.feed)
+    guard(changes, rows, held, covered, options)
+    if held and not rows:
+        log.error("The input is empty, so nothing is deleted; of its days the API holds %s.", many(len(held), "entry"))
+    counts = collections.Counter(skipped=export.skipped + sum(not row.seconds and not row.fault for row in rows))
+    counts["unchanged"] += sum(change.sign == "=" for change in changes)
+    says = "an approved entry stays as it is until its approval is taken back; this row says"
+    kept = [
+        (change, "rejected", f"{says}: {told(change._replace(sign=''))}") for change in changes if change.sign == "!"
+    ]
+    for change, status, why in itertools.chain(kept, apply(api, changes, options.dry_run)):
+        if options.dry_run and status != "unchanged":
+            print(f"{told(change._replace(sign='!'))}: {why}" if status == "rejected" else told(change))
+        if status != "rejected":
+            counts[status] += change.sign != "-" or status == "deleted"
+        elif change.row and change.row.seconds:
+            export.rejects.append(change.row._replace(fault=why))
+        elif change.old:
+            log.error("%s of %s is gone upstream but approved, so it stays", change.old.key, change.old.day)
+    return counts
+
+
+def account(export: Export, counts: collections.Counter[str], options: argparse.Namespace) -> None:
+    """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
+    counts["rejected"] = len(export.rejects)
+    if sum(counts[outcome] for outcome in OUTCOMES) != export.read:
+        raise Stop(SOFTWARE, f"{many(export.read, 'row')} read, but these accounted for: {dict(counts)}.")
+    said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (*OUTCOMES, "deleted") if counts[outcome])
+    changed = counts["created"] + counts["updated"] + counts["deleted"]
+    level = logging.WARNING if changed or sys.stderr.isatty() else logging.INFO
+    log.log(level, f"{'dry run: ' if options.dry_run else ''}{many(export.read, 'row')}: {said or 'nothing to do'}")
 
 
 @contextlib.contextmanager
-def only_one(folder):
+def only_one(folder: str) -> typing.Iterator[None]:
     """A lock per state directory, which the system frees when this process ends, however it ends. :raise Stop: 75."""
     with open(os.path.join(folder, "lock"), "a+") as file:
         with or_stop(LATER, "Another run is under way in this state directory; this one leaves.", OSError):
@@ -1169,44 +1863,83 @@ def only_one(folder):
         yield
 
 
-def state_folder(options):
-    """Where token and lock are kept, for this user only. :raise Stop: it cannot be made."""
+def state_folder(options: argparse.Namespace) -> str:
+    """Where token, lock and the last trouble are kept, for this user only. :raise Stop: it cannot be made."""
     with or_stop(CONFIG, "Nothing can be kept; --state-dir DIR names another place:", OSError, RuntimeError):
         home = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
         folder = options.state_dir or os.path.join(home or pathlib.Path.home() / ".local/state", "timesheets-sync")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    return folder
+    return str(folder)
+
+
+def environment(options: argparse.Namespace) -> Headers:
+    """The env file and the environment, which wins; urllib finds proxies and certificate files there, too."""
+    env = {**(read_env_file(options.env_file) if options.env_file else {}), **os.environ}
+    for name, value in env.items():
+        if name.casefold().endswith("_proxy") or name.startswith("SSL_CERT_"):
+            os.environ[name] = value
+    return env
+
+
+def open_rejects(options: argparse.Namespace) -> typing.TextIO:
+    """The file of rejects, empty. :raise Stop: it cannot be written, or is what is about to be read."""
+    path, sources = options.rejects, options.source
+    with or_stop(USAGE, f"{path} cannot be written:", OSError):
+        if any(os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name) for name in sources):
+            raise Stop(USAGE, f"--rejects {path} would overwrite the source; name another file.")
+        return open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")
+
+
+def write_rejects(file: typing.TextIO, export: Export) -> None:
+    """Rejects as CSV for people: line, reason, and the row's own columns. Mend the row where it came from."""
+    columns = list(dict.fromkeys(name for reject in export.rejects for name in reject.record or () if name != FAULT))
+    written = csv.writer(file)
+    written.writerow(["line", "reason", *columns])
+    for reject in export.rejects:
+        written.writerow([reject.line, reject.fault, *((reject.record or {}).get(name) for name in columns)])
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message):
+    def error(self, message: str) -> typing.NoReturn:
         self.exit(USAGE, f"{message}; --help says more\n")
 
 
-def parse_options(arguments):
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     """The command line. :raise SystemExit, Stop: 64 and a sentence, it cannot be understood."""
-    statuses = " ".join(__doc__.partition("Exit status: ")[2].split())
-    parser = Parser(description=__doc__.partition("\n")[0], epilog=f"Exit status: {statuses}")
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    example, statuses = rest.partition("\n\n")[2].partition("\n\n")[0], rest.partition("Exit status: ")[2]
+    parser = Parser(
+        usage=f"sync.py [options] SOURCE...\n\n{example}", description=summary,
+        epilog=f"Exit status: {' '.join(statuses.split())}",
+    )  # fmt: skip
     add, formats = parser.add_argument, ", ".join(form.name for form in FORMATS)
     # fmt: off
-    add("source", nargs="+", metavar="SOURCE", help="a file, - for standard input, or a URL with {from} and {to}; "
-        "SOURCE_AUTHORIZATION is its Authorization header, or another one if written `X-Api-Key: KEY`")
-    add("--format", default="auto", help=f"the export's format, if it cannot be told: {formats}")
-    add("--user", type=str.strip, metavar="EMAIL", help="whose rows these are, for exports that do not say, or not by "
-        "e-mail")
+    add("source", nargs="+", metavar="SOURCE", help=f"a file; - for standard input; a tracker that is asked by name "
+        f"({', '.join(TRACKERS)}), with SOURCE_TOKEN; or an https:// address in which {{from}}, {{to}}, {{page}}, "
+        "{offset} are filled, with SOURCE_AUTHORIZATION (`Bearer TOKEN`, or `Name: value; Name: value`)")
+    add("--feed", metavar="NAME", help="what keys begin with (default: the tracker); two exports of one person that "
+        "each hold a part, such as two workspaces, are two feeds")
+    add("--names", metavar="FILE", help="CSV with the columns what (user or project), from (in the tracker) and to (in "
+        "the API; empty: leave out)")
+    add("--user", type=str.strip, metavar="EMAIL", help="whose rows these are, for one person's export")
     add("--project", type=str.strip, metavar="NAME", help="the project of all rows, for exports that do not say")
-    add("--map", metavar="user_id=Who,date=Day", help="which column is what, in any other input")
+    add("--tz", metavar="ZONE", help="where the person works, if neither row nor tracker says: Europe/Berlin")
+    add("--format", default="auto", help=f"the export's format, if it cannot be told: {formats}")
+    add("--map", metavar="ROLE=COLUMN,...", help=f"which column is what, in other inputs; roles: {', '.join(ROLES)}")
     add("--date-format", choices=sorted(ORDERS), help="the order in 03/04/2026, if no date in the input proves it")
-    add("--tz", metavar="ZONE", help="where the person works: Europe/Berlin")
-    add("--since", default="14d", metavar="14d", help="how far back {from} in a URL is")
-    add("--snapshot", metavar="FROM..TO", help="the input is all of these days; void what it lacks")
-    add("--max-delete", type=int, metavar="N", help="void no more than this (default: 5, or 10 %% if more)")
-    add("--dry-run", action="store_true", help="let the API say what would happen, and store nothing")
-    add("--print", action="store_true", help="print the entries as they would be sent; no network, no settings")
-    add("--rejects", metavar="FILE", help="write rejected rows there, as JSON lines; mended, the file is a SOURCE")
+    add("--since", metavar="35d", help="take no day before; a number of days or a date (default of a tracker that is "
+        "asked: 35d)")
+    add("--snapshot", metavar="FROM..TO", help="the input is all of these days: what it lacks there is deleted")
+    add("--add-only", action="store_true", help="delete nothing")
+    add("--max-delete", type=int, metavar="N", help="how many deletions, moves to another person and rewritten entries "
+        "are meant (default: 5, or 10 %% if more)")
+    add("--dry-run", action="store_true", help="show the plan and what the API says to it (+ create, ~ update, "
+        "- delete, ! refused), and store nothing")
+    add("--print", action="store_true", help="print the entries as they would be named; no network, no settings")
+    add("--rejects", metavar="FILE", help="write rejected rows there, as CSV with line and reason")
     add("--env-file", metavar="FILE", help="NAME=VALUE lines for what the environment does not say; chmod 600")
-    add("--state-dir", metavar="DIR", help="where the token and the lock are kept")
+    add("--state-dir", metavar="DIR", help="where token and lock are kept (default: ~/.local/state/timesheets-sync)")
     add("-v", "--verbose", action="store_true", help="tell each stage")
     add("-q", "--quiet", action="store_true", help="tell failures only")
     add("--version", action="version", version=VERSION)
@@ -1214,106 +1947,101 @@ def parse_options(arguments):
     return read_options(parser.parse_args(arguments))
 
 
-def read_options(options):
-    """The options that are more than text: --since in days, --tz, --snapshot as two days, --map as {role: column}."""
-    with or_stop(USAGE, f"{options.since} is no number of days; 14d would be one.", TypeError):
-        options.since = timedelta(days=int(re.fullmatch(r"(\d{1,4})d?", options.since)[1]))
-    with or_stop(USAGE, f"{options.tz} is no time zone; Europe/Berlin would be one.", LookupError, ValueError, OSError):
-        options.zone = zoneinfo.ZoneInfo(options.tz) if options.tz else None
+def read_options(options: argparse.Namespace) -> argparse.Namespace:
+    """The options that are more than text: --tz, the window in days, --map as {role: column}, --names."""
+    with or_stop(USAGE, "--tz:", ValueError):
+        options.zone = read_zone(options.tz) if options.tz else None
+    by_name = options.source[0] in TRACKERS
+    if by_name:
+        options.format, options.map = TRACKERS[options.source[0]].form, None
+    if len(options.source) > 1 and TRACKERS.keys() & set(options.source):
+        raise Stop(USAGE, "A tracker that is asked by name is the only SOURCE of a run; ./NAME would be a file.")
+    if options.feed and not re.fullmatch(r"[\w.-]{1,40}", options.feed):
+        raise Stop(USAGE, f"--feed {options.feed} must be 1 to 40 letters, digits, points or hyphens.")
+    options.covers, options.state = bool(options.snapshot) or by_name, ""
+    options.window = window_of(options) if options.covers or options.since else None
+    if options.map:
+        says = f"--map must be ROLE=COLUMN with commas between; roles are {', '.join(ROLES)}."
+        pairs = [part.partition("=") for part in re.split(rf",(?=\s*(?:{'|'.join(ROLES)})\s*=)", options.map)]
+        options.map = {role.strip(): column.strip().strip("\"'") for role, _, column in pairs}
+        strange = [column for column in options.map.values() if not column or re.search(r",\s*\w+\s*=", column)]
+        if strange or options.map.keys() - set(ROLES) or len(options.map.keys() & UNITS) > 1:
+            raise Stop(USAGE, f"{says} Of {', '.join(UNITS)} it names one.")
+        options.map = {"user" if role == "user_id" else role: column for role, column in options.map.items()}
+    options.names_file = options.names
+    options.names = read_names(options.names) if options.names else {"user": {}, "project": {}}
+    return options
+
+
+def window_of(options: argparse.Namespace) -> tuple[str, str]:
+    """The first and the last day of --snapshot, or of --since until today. :raise Stop: they cannot be understood."""
     if options.snapshot:
         says = f"{options.snapshot} must be two days in order, such as 2026-11-01..2026-11-30."
         with or_stop(USAGE, says, ValueError):
             first, last = (date.fromisoformat(day) for day in options.snapshot.split(".."))
             if first > last:
                 raise ValueError
-        options.snapshot = first.isoformat(), last.isoformat()
-    if options.map:
-        plain = "date", "time", "start", "end", "duration", "project", "description", "id", "external_id"
-        roles = {"user_id": "user", "hours": "duration", **dict(zip(plain, plain))}
-        says = f"--map must be ROLE=COLUMN with commas between; roles are {', '.join(sorted(roles))}."
-        with or_stop(USAGE, says, LookupError, TypeError):
-            pairs = [re.fullmatch("(.*?)=(.+)", part) for part in options.map.split(",")]
-            options.map = {roles[pair[1].strip()]: pair[2].strip() for pair in pairs}
-    return options
+        return first.isoformat(), last.isoformat()
+    today, since = datetime.fromtimestamp(clock(), options.zone).date(), options.since or "35d"
+    with or_stop(USAGE, f"{since} is no number of days and no date; 35d or 2026-11-01 would be one.", ValueError):
+        days = re.fullmatch(r"(\d{1,4})d?", since)
+        first = today - timedelta(days=int(days[1])) if days else date.fromisoformat(since)
+    return first.isoformat(), today.isoformat()
 
 
-def open_source(source, options, deadline):
-    """A file, standard input or a tracker's answer as a binary file to be read twice. :raise Stop: it cannot be."""
-    if "://" in source:
-        return from_url(source, options, deadline)
-    with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
-        file = sys.stdin.buffer if source == "-" else open(source, "rb")
-        if source != "-" and file.seekable():
-            return file
-        copy = tempfile.TemporaryFile()
-        shutil.copyfileobj(file, copy)
-        copy.seek(0)
-        return copy
+def known_trouble(options: argparse.Namespace, trouble: str) -> bool:
+    """Whether the last run in this state directory with these options said the same, less than a day ago.
 
-
-def open_rejects(path, sources):
-    """The file of rejects, empty. :raise Stop: it cannot be written, or is what is about to be read."""
-    with or_stop(USAGE, f"{path} cannot be written:", OSError):
-        if any(os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name) for name in sources):
-            raise Stop(USAGE, f"--rejects {path} would overwrite the source; name another file.")
-        return open(path, "w", encoding="utf-8", errors="backslashreplace")
-
-
-def run(options):
-    """The whole job -> the exit status."""
-    deadline = clock() + DEADLINE
-    with contextlib.ExitStack() as stack:
-        api = None
-        env = {**(read_env_file(options.env_file) if options.env_file else {}), **os.environ}
-        options.authorization = env.get("SOURCE_AUTHORIZATION", "").strip()
-        if not (options.authorization.isascii() and options.authorization.isprintable()):
-            raise Stop(CONFIG, "SOURCE_AUTHORIZATION holds a line break or another character that no header can.")
-        if not options.print:
-            settings, folder = read_settings(env), state_folder(options)
-            stack.enter_context(only_one(folder))
-            api = Api(settings, folder, deadline)
-        elif isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
-            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-        rejects = stack.enter_context(open_rejects(options.rejects, options.source)) if options.rejects else None
-        job = Run(options, api, rejects)
-        for source in options.source:
-            with open_source(source, options, deadline) as file:
-                job.take_all(file)
-        progress(job)
-        log.info("read %s rows", job.read)
-        if api:
-            job.flush()
-            if options.snapshot:
-                job.void_missing()
-            job.account()
-        return REJECTED if job.counts["rejected"] else OK
+    cron mails what is said; the same mail every hour is one that nobody reads.
+    """
+    job = json.dumps([options.source, options.feed, options.user, options.names_file], default=str)
+    path = os.path.join(options.state, f"said-{hashlib.sha256(job.encode()).hexdigest()[:16]}.json")
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        known = os.path.exists(path)
+        last: Object = json.loads(pathlib.Path(path).read_text(encoding="utf-8")) if known else {"trouble": ""}
+        if trouble == last["trouble"] and (not trouble or clock() - last["at"] < 85_000):  # a day, less a late start
+            return True
+        keep(path, {"trouble": trouble, "at": clock()})
+    return False
 
 
 GO_ON = "Run again to go on: what was uploaded is known and not sent twice."
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run, and turn every ending into a sentence and an exit status."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # there is none after `>&-`
+    screen = logging.StreamHandler(sys.stderr)
+    said = logging.handlers.MemoryHandler(1_000_000, flushLevel=100, target=screen)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[said], force=True)
+    options = argparse.Namespace(state="")
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `timeout` and a shutdown send it
         options = parse_options(arguments)
-        level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
-        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+        log.setLevel(logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING)
+        if options.verbose or sys.stderr.isatty():  # somebody looks: say everything, at once
+            logging.getLogger().addHandler(screen)
+            said.setTarget(None)
         status = run(options)
         sys.stdout.flush()
-        return status
     except Stop as stop:
+        status = stop.status
         log.error("%s", stop)
-        return stop.status
+    except KeyboardInterrupt:
+        status = LATER
+        log.error("Stopped. %s", GO_ON)
     except OSError as fault:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written on the way out
-        if isinstance(fault, BrokenPipeError) and options.print and not options.rejects:  # `| head` has read enough
-            return OK
-        log.error("Stopped: %s. %s", fault, GO_ON)
-        return LATER
-    except KeyboardInterrupt:
-        log.error("Stopped. %s", GO_ON)
-        return LATER
+        enough = isinstance(fault, BrokenPipeError) and options.print and not options.rejects  # `| head`
+        status = OK if enough else LATER
+        if not enough:
+            log.error("Stopped: %s. %s", fault, GO_ON)
+    finally:
+        trouble = [record for record in said.buffer if record.levelno >= logging.ERROR]
+        if options.state and known_trouble(options, "\n".join(record.getMessage() for record in trouble)):
+            said.buffer = [record for record in said.buffer if record not in trouble]
+        said.flush()
+    return status
 
 
 if __name__ == "__main__":
