@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.20", "pytest>=8.4", "webtest>=3.0.7", "hypothesis>=6", "openapi-spec-validator>=0.7", "psycopg[binary,pool]>=3.2"]
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.22", "pytest>=8.4", "webtest>=3.0.7", "hypothesis>=6", "openapi-spec-validator>=0.7", "psycopg[binary,pool]>=3.2"]
 # ///
 """Tests of the Timesheets API, its cron job and the demo: real keys, HTTP, databases and processes, no mocks.
 
@@ -9,7 +9,6 @@ uv run test_timesheets.py                everything that the plain command runs
 uv run test_timesheets.py -k token       the tests whose names hold a word
 """
 
-import asyncio
 import base64
 import collections
 import contextlib
@@ -53,6 +52,7 @@ if __name__ == "__main__":  # here already, because pytest wants to be the first
     quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore:'cgi' is deprecated"]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
 
+import bottle
 import jwt
 import openapi_spec_validator
 import webtest
@@ -142,9 +142,11 @@ def sqlite_api(tenant, tmp_path):
 class Api:
     """The application in process, called through WebTest, with the tokens of a tenant."""
 
-    def __init__(self, tenant, database, clock=time.time, keys=None, **changes):
-        env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": database, **changes}
-        self.tenant, self.app = tenant, timesheets.create_app(timesheets.Settings.from_env(env), clock, keys)
+    def __init__(self, tenant, database, clock=time.time, key_clock=time.monotonic, **changes):
+        env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": database}
+        settings = timesheets.Settings.from_env({**env, "USER_CLAIM": demo.EMAIL, **changes})
+        self.tenant, self.app = tenant, timesheets.create_app(settings, clock, timesheets.Issuer(settings, key_clock))
+        self.app.issuer.thread.join(20)
         self.client = webtest.TestApp(self.app)
         self.job = tenant.machine("batch:upload", client="job")
         self.other_job = tenant.machine("batch:upload", client="other")
@@ -202,6 +204,7 @@ class Server:
         folder.mkdir(exist_ok=True)
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
         env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
+        env["USER_CLAIM"] = demo.EMAIL
         self.log = folder / "api.log"
         self.process = subprocess.Popen(
             [sys.executable, HERE / "timesheets.py"],
@@ -325,13 +328,18 @@ GOOD = [
     ("typ-at+jwt", header(typ="at+jwt")),
     ("typ-application/at+jwt", header(typ="application/at+jwt")),
     ("typ-AT+JWT", header(typ="AT+JWT")),
-    ("expired-3-s-ago", machine(exp=lambda: ago(3))),
-    ("issued-3-s-ahead", machine(iat=lambda: ago(-3))),
-    ("not-before-3-s-ahead", machine(nbf=lambda: ago(-3))),
+    ("expired-55-s-ago", machine(exp=lambda: ago(55))),
+    ("issued-55-s-ahead", machine(iat=lambda: ago(-55))),
+    ("not-before-55-s-ahead", machine(nbf=lambda: ago(-55))),
     ("fractional-times", machine(iat=time.time, exp=lambda: time.time() + 60.5)),
     ("key-that-states-nothing", signed_by("plain", "states-nothing")),
     ("key-with-verify", signed_by("plain", "can-verify")),
     ("elliptic-curve", signed_by("curve", "curve", "ES256")),
+    ("gty-a-list", machine(gty=["client-credentials"])),
+    ("payload-typ-bearer", machine(typ="Bearer")),
+    ("nonce-in-an-access-token", lambda t: t.sign(claims_of(t, nonce="n"), typ="at+jwt")),
+    ("email-verified", lambda t: t.person("ann@example.com", "batch:upload", email_verified=True)),
+    ("email-of-a-program-not-verified", machine(email_verified=False)),
 ]
 WRONG_TYPES = [
     ("null", None),
@@ -350,6 +358,8 @@ BAD = [
     ("two-parts", lambda t: t.machine().rpartition(".")[0]),
     ("five-parts", lambda t: t.machine() + ".x.y"),
     ("padded", lambda t: t.machine() + "="),
+    ("padded-twice", lambda t: t.machine() + "=="),
+    ("sign-outside-base64url", lambda t: t.machine() + "~"),
     ("40-kB", lambda t: t.machine(junk="x" * 30_000)),
     ("header-not-json", lambda t: "e30x." + t.machine().partition(".")[2]),
     ("header-not-an-object", lambda t: forged({}, ["kid"])),
@@ -404,16 +414,35 @@ BAD = [
     ("aud-an-object", machine(aud={AUDIENCE: 1})),
     ("aud-with-a-number", machine(aud=[AUDIENCE, 5])),
     ("id-token", lambda t: t.token(aud="client-id", sub="auth0|1", nonce="n", name="Ann")),
-    ("expired-10-s-ago", machine(exp=lambda: ago(10))),
+    *(
+        (f"id-token-by-{name}", lambda t, name=name: t.token("batch:upload", **{name: "x"}))
+        for name in ("nonce", "at_hash", "c_hash")
+    ),
+    *(
+        (f"payload-typ-{name}", lambda t, name=name: t.token("batch:upload", typ=name))
+        for name in ("ID", "Refresh", "", 5)
+    ),
+    ("no-client", lambda t: t.token("batch:upload", azp=None)),
+    ("client-empty", machine(azp="", client_id="")),
+    ("somebody-acts", machine(act={"sub": "another"})),
+    *(
+        (
+            f"email-verified-{value!r}",
+            lambda t, value=value: t.sign(claims_of(t, sub="auth0|1", gty=None) | {"email_verified": value}),
+        )
+        for value in (False, None, "true", 1)
+    ),
+    ("jti-a-number", machine(jti=5)),
+    ("expired-65-s-ago", machine(exp=lambda: ago(65))),
     ("exp-missing", machine(exp=None)),
     ("exp-infinite", machine(exp=float("inf"))),
     ("exp-not-a-number", machine(exp=float("nan"))),
     ("exp-beyond-reason", machine(exp=10**400)),
     ("exp-negative", machine(exp=-1)),
     *((f"exp-{name}", lambda t, value=value: t.sign(claims_of(t) | {"exp": value})) for name, value in WRONG_TYPES),
-    ("nbf-in-60-s", machine(nbf=lambda: ago(-60))),
+    ("nbf-in-70-s", machine(nbf=lambda: ago(-70))),
     *((f"nbf-{name}", lambda t, value=value: t.sign(claims_of(t) | {"nbf": value})) for name, value in WRONG_TYPES),
-    ("iat-in-60-s", machine(iat=lambda: ago(-60))),
+    ("iat-in-70-s", machine(iat=lambda: ago(-70))),
     ("iat-missing", machine(iat=None)),
     *((f"iat-{name}", lambda t, value=value: t.sign(claims_of(t) | {"iat": value})) for name, value in WRONG_TYPES),
     ("sub-missing", machine(sub=None)),
@@ -425,7 +454,7 @@ BAD = [
     ("permissions-of-numbers", machine(permissions=[1])),
     ("azp-a-number", machine(azp=5)),
     ("azp-with-a-line-break", machine(azp="job\r\nSet-Cookie: x=1")),
-    ("gty-a-list", machine(gty=["client-credentials"])),
+    ("gty-a-number", machine(gty=5)),
     ("cid-a-number", machine(cid=5)),
     ("oid-a-list", machine(oid=["f3e0"])),
     ("idtyp-a-boolean", machine(idtyp=True)),
@@ -588,16 +617,16 @@ def test_a_machine_is_never_a_person(live, tenant, claims):
 @pytest.mark.parametrize(
     ("claims", "now", "status"),
     [
-        pytest.param({"exp": 1_000}, 1_004.9, 200, id="exp-just-inside"),
-        pytest.param({"exp": 1_000}, 1_005, 401, id="exp-just-outside"),
-        pytest.param({"nbf": 1_000}, 995, 200, id="nbf-just-inside"),
-        pytest.param({"nbf": 1_000}, 994.9, 401, id="nbf-just-outside"),
-        pytest.param({"iat": 1_000}, 995, 200, id="iat-just-inside"),
-        pytest.param({"iat": 1_000}, 994.9, 401, id="iat-just-outside"),
+        pytest.param({"exp": 1_000}, 1_059.9, 200, id="exp-just-inside"),
+        pytest.param({"exp": 1_000}, 1_060, 401, id="exp-just-outside"),
+        pytest.param({"nbf": 1_000}, 940, 200, id="nbf-just-inside"),
+        pytest.param({"nbf": 1_000}, 939.9, 401, id="nbf-just-outside"),
+        pytest.param({"iat": 1_000}, 940, 200, id="iat-just-inside"),
+        pytest.param({"iat": 1_000}, 939.9, 401, id="iat-just-outside"),
     ],
 )
-def test_leeway_is_five_seconds_on_both_sides(tenant, database, claims, now, status):
-    """The clocks may differ by 5 s; a verdict that is remembered is still checked against the clock."""
+def test_leeway_is_a_minute_on_both_sides(tenant, database, claims, now, status):
+    """The clocks may differ by 60 s; a verdict that is remembered is still checked against the clock."""
     clock = [now]
     api = Api(tenant, database, clock=lambda: clock[0])
     token = tenant.machine("batch:upload", **{"iat": 10, "exp": 9_000} | claims)
@@ -607,14 +636,25 @@ def test_leeway_is_five_seconds_on_both_sides(tenant, database, claims, now, sta
 
 
 def test_user_claim_names_the_person(tenant, database):
-    """With USER_CLAIM the person is whom that claim says; a token without it names nobody."""
-    api = Api(tenant, database, USER_CLAIM="https://api.exampleco.com/email")
-    named = tenant.person("auth0|1", SCOPES, **{"https://api.exampleco.com/email": "ann@example.com"})
-    assert (
-        api.call("POST", "/timesheets", named, {"date": "2026-11-20", "project": "X", "hours": 1}).json["user_id"]
-        == "ann@example.com"
-    )
+    """The person is whom that claim says; a token without it names nobody."""
+    api = Api(tenant, database, USER_CLAIM="nick")
+    named = tenant.person("other@example.com", SCOPES, nick="ann@example.com")
+    assert api.call("POST", "/timesheets", named, OWN).json["user_id"] == "ann@example.com"
     assert api.call("GET", "/timesheets", api.ann).json["code"] == "person_required"
+
+
+@pytest.mark.parametrize(("kind", "code"), [("person", "people_closed"), ("machine", "person_required")])
+def test_without_user_claim_the_api_serves_programs_only(tenant, database, kind, code):
+    """Auth0's `sub` is nobody whom an upload names: with it people saw an empty list, and approved their own hours."""
+    api = Api(tenant, database, USER_CLAIM="")
+    token = api.boss if kind == "person" else tenant.machine(f"{SCOPES} approve:timesheets")
+    api.upload(row())
+    for route in api.app.routes:
+        access = timesheets.access_of(route)
+        if access and not access.machines:
+            answer = api.call(route.method, timesheets.path_of(route).replace("{entry_id}", "1"), token)
+            assert (answer.status_int, answer.json["code"]) == (403, code)
+            assert kind == "machine" or "USER_CLAIM" in answer.json["detail"]
 
 
 OTHERS = [  # what other issuers put into a token, SCOPE_CLAIMS, the caller's client and person; None: no way in
@@ -651,8 +691,9 @@ OTHERS = [  # what other issuers put into a token, SCOPE_CLAIMS, the caller's cl
 @pytest.mark.parametrize(("claims", "named", "caller"), [pytest.param(*rest, id=name) for name, *rest in OTHERS])
 def test_other_issuers_say_who_and_what_in_their_own_claims(tenant, database, claims, named, caller):
     """SCOPE_CLAIMS names claims that grant scopes, as texts or lists; a scope counts as a member, never as a part."""
-    token = tenant.token(**{"scope": None, **claims})
-    with contextlib.closing(Api(tenant, database, SCOPE_CLAIMS=named)) as api:
+    client = None if {"cid", "client_id"} & claims.keys() else "spa"
+    token = tenant.token(**{"scope": None, "azp": client, **claims})
+    with contextlib.closing(Api(tenant, database, SCOPE_CLAIMS=named, USER_CLAIM="sub")) as api:
         assert api.call("GET", "/timesheets/upload", token).status_int == (200 if caller else 403)
         assert caller in (None, timesheets.verify(token, api.app)[:2])
 
@@ -671,7 +712,7 @@ def test_grant_of_the_wrong_type_is_refused(tenant, database, name, value):
 def test_subject_that_is_no_name_is_refused(tenant, database, subject):
     """`*` would read everybody's entries, and a cut name might be another's."""
     api = Api(tenant, database)
-    assert status(api, tenant.person(subject, SCOPES + " batch:upload")) == INVALID
+    assert status(api, tenant.person(subject, SCOPES + " batch:upload", azp="spa")) == INVALID
 
 
 def test_extra_issuers_share_the_keys(tenant, database):
@@ -691,7 +732,7 @@ def test_every_route_but_the_public_ones_is_guarded(api):
     guarded = [route for route in api.app.routes if route.rule not in public]
     assert len(guarded) >= 10
     for route in guarded:
-        assert route.callback.scope in {"batch:upload", *SCOPES.split(), "approve:timesheets"}
+        assert timesheets.access_of(route).scope in {"batch:upload", *SCOPES.split(), "approve:timesheets"}
         answer = api.call(route.method, route.rule.partition("<")[0].rstrip("/") + ("/1" if "<" in route.rule else ""))
         assert (answer.status_int, answer.headers["WWW-Authenticate"]) == CHALLENGES["token_required"], route
 
@@ -717,10 +758,9 @@ def keyed(tmp_path):
     """An API with a tenant of its own that has fetched no keys yet, and a key set whose clock stands still."""
     with demo.Tenant(audience=AUDIENCE) as tenant:
         tenant.fail(JWKS, "500")
-        keys = timesheets.KeySet(tenant.url.rstrip("/") + JWKS, Clock())
-        api = Api(tenant, str(tmp_path / "timesheets.db"), keys=keys)
-        keys.thread.join()
-        keys.clock.now += 31
+        api = Api(tenant, str(tmp_path / "timesheets.db"), key_clock=Clock())
+        keyed_by: Any = api.app.issuer.clock
+        keyed_by.now += 31
         tenant.heal()
         tenant.requests.clear()
         yield api
@@ -728,15 +768,19 @@ def keyed(tmp_path):
 
 def asked(api):
     """How often the tenant was asked for its key set, after any fetch under way has ended."""
-    api.app.keys.thread.join(20)
+    api.app.issuer.thread.join(20)
     return api.tenant.requests[JWKS]
 
 
 def status(api, token=None):
-    """What a request with a token gets: 200, or its status and code."""
-    answer = api.call("GET", "/timesheets/upload", token or api.tenant.machine("batch:upload"))
+    """What a request with a token gets: 200, or its status and code, once no fetch is under way."""
+    token = token or api.tenant.machine("batch:upload")
+    answer = api.call("GET", "/timesheets/upload", token)
+    if answer.headers.get("Retry-After") == "1":
+        asked(api)
+        answer = api.call("GET", "/timesheets/upload", token)
     if answer.status_int == 503:
-        assert int(answer.headers["Retry-After"]) > 0
+        assert int(answer.headers["Retry-After"]) > 1
     return answer.status_int if answer.status_int == 200 else (answer.status_int, answer.json["code"])
 
 
@@ -755,7 +799,7 @@ OUTAGES = ["500", "html", "empty", "reset", "redirect", "huge"]
     ("keys", "known", "first_unknown", "next_unknown"),
     [
         pytest.param("none", UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, id="never-fetched"),
-        pytest.param(31, 200, UNAVAILABLE, INVALID, id="fresh"),
+        pytest.param(31, 200, UNAVAILABLE, UNAVAILABLE, id="fresh"),
         pytest.param(MINUTES, 200, UNAVAILABLE, UNAVAILABLE, id="older-than-10-minutes"),
         pytest.param(DAY, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, id="older-than-a-day"),
     ],
@@ -764,7 +808,7 @@ def test_keys_while_the_issuer_is_down(keyed, fault, keys, known, first_unknown,
     """Whatever an issuer that is down answers: old keys serve for a day, and 401 is never said for want of keys."""
     if keys != "none":
         assert status(keyed) == 200
-        keyed.app.keys.clock.now += keys
+        keyed.app.issuer.clock.now += keys
     keyed.tenant.fail(JWKS, fault)
     assert [status(keyed, unknown(keyed)), status(keyed, unknown(keyed)), status(keyed)] == [
         first_unknown,
@@ -776,35 +820,25 @@ def test_keys_while_the_issuer_is_down(keyed, fault, keys, known, first_unknown,
 
 
 @pytest.mark.parametrize("fault", ["slow", "drip", "drip-head"])
-def test_a_slow_issuer_delays_nobody_who_has_a_known_key(keyed, monkeypatch, fault):
-    """The refresh runs beside the requests; the one that needs it waits for DEADLINE, 5 s, at most (here 0.5 s)."""
-    assert timesheets.DEADLINE == 5
-    monkeypatch.setattr(timesheets, "DEADLINE", 0.5)
+def test_a_slow_issuer_delays_nobody(keyed, fault):
+    """The refresh runs beside the requests, and nobody waits for it: who needs it is told to come back."""
     assert status(keyed) == 200
-    keyed.app.keys.clock.now += MINUTES
+    keyed.app.issuer.clock.now += MINUTES
     keyed.tenant.fail(JWKS, fault)
+    began = time.monotonic()
     assert [status(keyed) for _ in range(5)] == [200] * 5
-    assert keyed.app.keys.thread.is_alive()  # so nobody waited for it
-    assert status(keyed, unknown(keyed)) == UNAVAILABLE
-    keyed.app.keys.thread.join(3)
-    assert not keyed.app.keys.thread.is_alive()  # so the next attempt is not held up
-
-
-def test_made_up_keys_do_not_hold_every_thread(keyed):
-    """While the issuer dawdles, half the threads may wait for it; the next caller is sent away long before they are."""
-    keyed.tenant.fail(JWKS, "slow")
-    token = unknown(keyed)
-    callers = [threading.Thread(target=status, args=(keyed, token)) for _ in range(timesheets.THREADS // 2)]
-    for caller in callers:
-        caller.start()
-    while keyed.app.keys.patient.acquire(blocking=False):  # until all of them wait
-        keyed.app.keys.patient.release()
-        time.sleep(0.01)
-    assert status(keyed, token) == UNAVAILABLE
-    assert all(caller.is_alive() for caller in callers)
+    waiting = keyed.call("GET", "/timesheets/upload", unknown(keyed))
+    assert (waiting.status_int, waiting.headers["Retry-After"]) == (503, "1")
+    assert keyed.app.issuer.thread.is_alive() and time.monotonic() - began < 1  # so nobody waited for it
+    keyed.app.issuer.clock.now += timesheets.DEADLINE + 1
+    first, after = keyed.app.issuer.thread, keyed.call("GET", "/timesheets/upload", unknown(keyed))
+    assert (after.status_int, after.headers["Retry-After"]) == (503, str(timesheets.PAUSE))  # it was given up,
     keyed.tenant.heal()
-    for caller in callers:
-        caller.join()
+    keyed.app.issuer.clock.now += timesheets.PAUSE
+    keyed.tenant.rotate()
+    assert status(keyed) == 200  # and did not hold up the next
+    first.join(20)
+    assert keyed.app.issuer.state() == "fresh" and status(keyed) == 200  # nor spoil it when it ended at last
 
 
 def test_keys_recover_when_the_issuer_does(keyed):
@@ -812,7 +846,7 @@ def test_keys_recover_when_the_issuer_does(keyed):
     keyed.tenant.fail(JWKS, "500")
     assert status(keyed) == UNAVAILABLE
     keyed.tenant.heal()
-    keyed.app.keys.clock.now += 31
+    keyed.app.issuer.clock.now += 31
     assert status(keyed) == 200
 
 
@@ -821,7 +855,7 @@ def test_rotated_key_works_after_one_fetch_and_the_old_one_goes_on(keyed):
     old = keyed.tenant.machine("batch:upload")
     assert (status(keyed, old), asked(keyed)) == (200, 1)
     keyed.tenant.rotate()
-    keyed.app.keys.clock.now += 31
+    keyed.app.issuer.clock.now += 31
     assert (status(keyed), status(keyed, old), asked(keyed)) == (200, 200, 2)
 
 
@@ -831,7 +865,7 @@ def test_withdrawn_key_stops_after_the_next_refresh(keyed):
     assert status(keyed, old) == 200
     keyed.tenant.rotate(keep=False)
     assert status(keyed, old) == 200
-    keyed.app.keys.clock.now += MINUTES
+    keyed.app.issuer.clock.now += MINUTES
     status(keyed, old)
     assert asked(keyed) == 2
     assert (status(keyed), status(keyed, old)) == (200, INVALID)
@@ -841,7 +875,7 @@ def test_made_up_key_ids_do_not_flood_the_issuer(keyed):
     """1,000 tokens with random key ids in a minute: a fetch per 30 s at most, good tokens unaffected."""
     assert status(keyed) == 200
     for _ in range(1_000):
-        keyed.app.keys.clock.now += 0.06
+        keyed.app.issuer.clock.now += 0.06
         assert status(keyed, unknown(keyed)) == INVALID
     assert (status(keyed), asked(keyed)) == (200, 2)
 
@@ -849,7 +883,7 @@ def test_made_up_key_ids_do_not_flood_the_issuer(keyed):
 def test_fifty_requests_at_the_moment_the_set_expires_cause_one_fetch(keyed):
     """The thundering herd is one fetch, and none of the herd waits for it: the answer comes only afterwards."""
     assert status(keyed) == 200
-    keyed.app.keys.clock.now += MINUTES
+    keyed.app.issuer.clock.now += MINUTES
     keyed.tenant.fail(JWKS, "slow", times=1)
     token, statuses = keyed.tenant.machine("batch:upload"), []
     herd = [threading.Thread(target=lambda: statuses.append(status(keyed, token))) for _ in range(50)]
@@ -857,7 +891,7 @@ def test_fifty_requests_at_the_moment_the_set_expires_cause_one_fetch(keyed):
         thread.start()
     for thread in herd:
         thread.join(4)
-    assert (statuses, keyed.app.keys.thread.is_alive()) == ([200] * 50, True)
+    assert (statuses, keyed.app.issuer.thread.is_alive()) == ([200] * 50, True)
     keyed.tenant.heal()
     assert asked(keyed) == 2
 
@@ -883,6 +917,7 @@ NEEDED = {"AUTH0_DOMAIN": "tenant.eu.auth0.com", "AUTH0_AUDIENCE": AUDIENCE}
         ("http://127.0.0.1:99/", "http://127.0.0.1:99/"),
         ("http://localhost:99/", "http://localhost:99/"),
         ("http://[::1]:99/", "http://[::1]:99/"),
+        ("https://id.example", "https://id.example/"),
     ],
 )
 def test_issuer_is_read_from_the_domain(domain, issuer):
@@ -893,7 +928,7 @@ def test_issuer_is_read_from_the_domain(domain, issuer):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        pytest.param({"AUTH0_DOMAIN": ""}, "AUTH0_DOMAIN is not set.", id="missing"),
+        pytest.param({"AUTH0_DOMAIN": ""}, "AUTH0_DOMAIN is missing.", id="missing"),
         pytest.param({"AUTH0_DOMAIN": "my tenant"}, "AUTH0_DOMAIN must be a domain", id="not-a-domain"),
         pytest.param({"AUTH0_DOMAIN": "http://tenant.example/"}, "AUTH0_DOMAIN must start with https://", id="http"),
         pytest.param(
@@ -1054,7 +1089,9 @@ def test_certificate_that_is_none_is_a_sentence(tenant, tmp_path):
 
 def test_banner_says_where_it_listens_and_whom_it_trusts(live, tenant):
     """The first line tells the operator all three."""
-    assert live.banner == f"Timesheets API on {live.url}, trusting {tenant.url} for {AUDIENCE}\n"
+    assert (
+        live.banner == f"Timesheets API on {live.url}, trusting {tenant.url} for {AUDIENCE}, people by {demo.EMAIL}\n"
+    )
 
 
 def test_banner_has_an_ipv6_address_as_a_url_does(tenant, tmp_path):
@@ -1133,7 +1170,7 @@ def test_options_lists_the_methods_and_preflight_needs_no_token(tenant, database
 
 def test_health_says_503_when_the_database_does_not_answer(sqlite_api):
     """A load balancer learns that this host cannot serve."""
-    sqlite_api.app.keys.thread.join(20)
+    sqlite_api.app.issuer.thread.join(20)
     assert sqlite_api.call("GET", "/health").json == {"status": "ok", "keys": {"state": "fresh", "age_seconds": 0}}
     sqlite_api.app.db.url = "/nonexistent/timesheets.db"
     sqlite_api.app.db.idle.clear()
@@ -1335,19 +1372,16 @@ def test_good_value_is_stored_exactly(api, field, value, stored):
 @pytest.mark.parametrize(
     ("changes", "field", "detail"),
     [
-        *(({"hours": bad}, "hours", "must be more than 0 and at most 24") for bad in (0, -1, 24.01, 10**400, 0.0001, "0", "25")),
-        *(({"hours": bad}, "hours", "must be a number of hours such as 7.5") for bad in (True, None, "7,5", "7:30", "1_0", "inf", "NaN", "", "\u0663", "1" + "0" * 99 + "e-99")),
-        *(({"date": bad}, "date", "must be a date such as 2026-11-20") for bad in ("2026-11-20T08:30:00." + "0" * 99, 5, None, "", "20.11.2026", "2026-02-30", "2026-11-20T25:00", "2026-11-20x", "Fri Xxx 20 17:40:20 CET 2026", "\u0662026-11-20")),
+        *(({"hours": bad}, "hours", "must be a number of hours such as 7.5, more than 0 and at most 24") for bad in (0, -1, 24.01, 10**400, 0.0001, "0", "25", True, None, [], {}, "7,5", "7:30", "1_0", "inf", "NaN", float("nan"), float("-inf"), "", "\u0663")),
+        *(({"date": bad}, "date", "must be a date such as 2026-11-20") for bad in ("2026-11-20T08:30:00." + "0" * 99, 5, None, [], {}, ["2026-11-20"], "", "20.11.2026", "2026-02-30", "2026-11-20T25:00", "2026-11-20x", "Fri Xxx 20 17:40:20 CET 2026", "\u0662026-11-20")),
         *(({"date": bad}, "date", "must be from 2000-01-01 to tomorrow") for bad in ("1999-12-31", AFTER)),
-        *(({field: bad}, field, "must be text") for field in ("user_id", "project", "description", "external_id") for bad in (5, None, True)),
-        *(({field: bad}, field, "must be a single value, not a list or an object") for field in ("user_id", "date", "project", "hours") for bad in ([], {}, ["2026-11-20"])),
-        *(({field: []}, field, "must be text") for field in ("description", "external_id")),
-        *(({field: bad}, field, "must have 1 to 200 characters") for field in ("user_id", "project", "external_id") for bad in ("", "  ", "x" * 201, " " * 400 + "x")),
+        *(({field: bad}, field, "must be text of 1 to 200 characters") for field in ("user_id", "project", "external_id") for bad in (5, None, True, [], {}, "", "  ", "x" * 201, " " * 400)),
+        *(({"description": bad}, "description", "must be text of at most 5,000 characters") for bad in (5, None, True, [], {}, "x" * 5_001)),
+        *(({"user_id": bad}, "user_id", "must be a name or an address without characters that nobody sees") for bad in ("*", "j\u200bane@x.example", "\u3164", "jane\u00ad", "\ufdfa" * 20)),
         *(({field: f"x{bad}y"}, field, "must not hold control characters or broken Unicode") for field in ("project", "description") for bad in ("\x00", "\n", "\x1b", "\x85", "\ud800")),
-        ({"description": "x" * 5_001}, "description", "must have 0 to 5000 characters"),
         ({"houres": 5}, "houres", "unknown field"),
         *(({field: 1}, field, "is set by the server") for field in ("id", "approved", "source")),
-        ({"deleted": False}, "deleted", "must be true, or left out"),
+        *(({"deleted": bad}, "deleted", "must be true, or left out") for bad in (False, None, 5, "")),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
@@ -1362,7 +1396,7 @@ def test_bad_value_is_refused_by_name(api, changes, field, detail):
 def test_all_faults_of_a_row_are_reported_together(api):
     """Nobody has to send a row four times to learn four things."""
     faults = api.upload({"user_id": 5, "date": "x", "hours": 0, "id": 1})["results"][0]["errors"]
-    assert [fault["field"] for fault in faults] == ["user_id", "date", "project", "hours", "id"]
+    assert sorted(fault["field"] for fault in faults) == ["date", "hours", "id", "project", "user_id"]
 
 
 @pytest.mark.parametrize(
@@ -1370,9 +1404,7 @@ def test_all_faults_of_a_row_are_reported_together(api):
     [
         pytest.param(b"", "application/json", 400, "malformed_json", "line 1, column 1", id="empty"),
         pytest.param(b'[{"a": 1},\n {"b" 2}]', "application/json", 400, "malformed_json", "line 2, column 7", id="broken"),
-        pytest.param(b'{"hours": NaN}', "application/json", 400, "malformed_json", "NaN", id="nan"),
-        pytest.param(b'{"hours": -Infinity}', "application/json", 400, "malformed_json", "-Infinity", id="infinity"),
-        pytest.param(b'{"hours": 1, "hours": 2}', "application/json", 400, "duplicate_key", "twice", id="duplicate-key"),
+        pytest.param(b'{"hours": nan}', "application/json", 400, "malformed_json", "line 1, column 11", id="nan"),
         pytest.param(b"[" * 10_000, "application/json", 400, "malformed_json", "", id="deep"),
         pytest.param(b"[" + b"9" * 5_000 + b"]", "application/json", 400, "malformed_json", "", id="long-number"),
         pytest.param(b'"\xff"', "application/json", 400, "malformed_json", "UTF-8", id="not-utf-8"),
@@ -1440,11 +1472,11 @@ def test_two_clients_never_touch_each_others_entries(api):
 
 @pytest.mark.parametrize(
     ("claims", "source"),
-    [({"azp": "a", "client_id": "b"}, "a"), ({"azp": None, "client_id": "b"}, "b"), ({"azp": None}, "job@clients")],
-    ids=["azp", "client_id", "sub"],
+    [({"azp": "a", "client_id": "b"}, "a"), ({"azp": None, "client_id": "b"}, "b"), ({"azp": None, "cid": "c"}, "c")],
+    ids=["azp", "client_id", "cid"],
 )
 def test_source_is_the_calling_client(api, tenant, claims, source):
-    """azp, else client_id, else sub."""
+    """azp, else client_id, else cid."""
     api.upload(row(), token=tenant.machine("batch:upload", client="job", **claims))
     assert api.table("source") == [(source,)]
 
@@ -1660,7 +1692,7 @@ def test_filters(filled, query, count):
 @pytest.mark.parametrize(
     ("path", "field", "words"),
     [
-        ("/timesheets?form=2026-11-20", "form", "unknown parameter"),
+        ("/timesheets?form=2026-11-20", "form", "unknown field"),
         ("/timesheets?from=20.11.2026", "from", "must be a date such as 2026-11-20"),
         ("/timesheets?limit=0", "limit", "whole number from 1 to 1000"),
         ("/timesheets?limit=1001", "limit", "whole number from 1 to 1000"),
@@ -1669,8 +1701,8 @@ def test_filters(filled, query, count):
         ("/timesheets?approved=yes", "approved", "must be 1, 0, true or false"),
         ("/timesheets?project=A&project=B", "project", "stands twice"),
         ("/timesheets?project=%00", "project", "must not hold control characters"),
-        ("/approvals?approved=0", "approved", "unknown parameter"),
-        ("/reports/weekly?by=week", "by", "must be user or project or user,project"),
+        ("/approvals?approved=0", "approved", "unknown field"),
+        ("/reports/weekly?by=week", "by", "must be user, project, user,project or project,user"),
     ],
 )
 def test_query_at_fault_is_refused_by_name(filled, path, field, words):
@@ -1809,28 +1841,35 @@ def test_constraints_are_the_last_line_of_defence(sqlite_api):
 
 
 @pytest.mark.parametrize(
-    ("path", "waits"),
+    ("method", "path", "quick"),
     [
-        pytest.param("/timesheets?limit=1000", False, id="a-page-does-not"),
-        pytest.param("/timesheets?project=rare", True, id="a-search-does"),
-        pytest.param("/timesheets?approved=1", True, id="a-filter-does"),
-        pytest.param("/timesheets/upload", True, id="a-clients-own-list-does"),
-        pytest.param("/reports/weekly", True, id="a-report-does"),
+        pytest.param("GET", "/timesheets", True, id="a-page"),
+        pytest.param(
+            "GET",
+            "/timesheets?limit=1000&after=2026-11-01.5&user_id=*&from=2026-01-01&to=2026-02-01",
+            True,
+            id="any-page",
+        ),
+        pytest.param("HEAD", "/timesheets/1", True, id="an-entry"),
+        pytest.param("GET", "/nowhere", True, id="nothing"),
+        pytest.param("GET", "/timesheets?project=rare", False, id="a-search"),
+        pytest.param("GET", "/timesheets?%70roject=rare", False, id="a-search-in-disguise"),
+        pytest.param("GET", "/timesheets?approved=1", False, id="a-filter"),
+        pytest.param("GET", "/timesheets/upload", False, id="a-clients-own-list"),
+        pytest.param("GET", "/reports/weekly", False, id="a-report"),
+        pytest.param("POST", "/timesheets", False, id="what-writes"),
+        pytest.param("PUT", "/approvals/1", False, id="what-writes-without-a-body"),
     ],
 )
-def test_what_may_take_long_leaves_the_event_loop(sqlite_api, path, waits):
-    """On the loop, where it would hold up the others, a long read asks for a thread instead."""
-
-    assert status(sqlite_api) == 200  # so the keys are here
-
-    async def on_the_loop():
-        return sqlite_api.call("GET", path, sqlite_api.job if "upload" in path else sqlite_api.ann).status_int
-
-    if waits:
-        with pytest.raises(timesheets.MustWait):
-            asyncio.run(on_the_loop())
-    else:
-        assert asyncio.run(on_the_loop()) == 200
+def test_only_what_is_quick_runs_on_the_event_loop(api, method, path, quick):
+    """A long read, or a write, would hold up the others there; and on PostgreSQL everything would."""
+    path, _, query = path.partition("?")
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+    try:
+        access = timesheets.access_of(api.app.match(environ)[0])
+    except bottle.HTTPError:
+        access = None
+    assert timesheets.Gateway(api.app).is_quick(environ, access) == (quick and type(api.app.db) is timesheets.Database)
 
 
 def test_stop_is_not_held_up_by_an_idle_connection(tenant, tmp_path):
@@ -1901,7 +1940,7 @@ attack = settings(
 def test_token_that_differs_in_any_bit_is_refused(api):
     """Every single bit of a token counts, the unused ones at the end of a base64 group included."""
     token = api.job.encode()
-    api.app.keys.thread.join()
+    api.app.issuer.thread.join()
     assert timesheets.verify(api.job, api.app).client == "job"
     for place in range(len(token)):
         for bit in range(8):
@@ -1949,7 +1988,7 @@ def test_header_members_of_any_type_are_judged(api, members):
 
 
 @attack
-@given(st.sampled_from(list(timesheets.UPLOADED_ENTRY) + ["id", "x"]), JSON_VALUES)
+@given(st.sampled_from([each.name for each in timesheets.fields(timesheets.UploadedEntry)] + ["id", "x"]), JSON_VALUES)
 def test_any_value_in_any_field_is_stored_exactly_or_refused_by_name(api, field, value):
     """A row is never stored as something else than what it says."""
     sent = row("any") | {field: value}
@@ -1996,42 +2035,24 @@ NEARLY_ROWS = st.lists(
 def test_quick_reader_reads_what_the_thorough_one_reads(rows, ascii_only, separators):
     """An array is read in one of two ways, which never differ in what they make of it."""
     body = json.dumps(rows, ensure_ascii=ascii_only, separators=separators).encode(errors="replace")
-    assert timesheets.read_flawless(body) in (None, timesheets.read_rows(timesheets.read_json(body)))
+    assert timesheets.read_rows(body) == timesheets.sort_rows(json.loads(body))
 
 
 PLAIN = {"user_id": "ann", "date": "2026-10-01", "project": "A", "hours": 1, "external_id": "1"}
 
 
-def test_quick_reader_takes_what_is_usual():
-    """Else the two readers would be the same in vain."""
-    described = [PLAIN | {"external_id": name, "description": "Über"} for name in ("2", "3")]
-    for ascii_only in (True, False):
-        body = json.dumps([PLAIN, *described], ensure_ascii=ascii_only).encode()
-        single, results, entries = timesheets.read_flawless(body)
-        assert (single, len(results), entries[2][1][-1]) == (False, 3, "Über")
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        *(pytest.param(f'"{name}": {json.dumps(value)}', id=name) for name, value in PLAIN.items()),
-        pytest.param('"description": "a", "description": "b"', id="description"),
-        pytest.param('"hours" : 2', id="blank-before-the-colon"),
-        pytest.param('"h\\u006furs": 2', id="escaped"),
-        pytest.param('"hours": 2, "description": "\\""', id="with-an-escaped-quote"),
-    ],
-)
-def test_name_that_stands_twice_in_a_row_is_refused(api, members):
-    """Whatever the row is otherwise: nobody can say which of the two values counts."""
-    body = f"[{json.dumps(PLAIN)[:-1]}, {members}}}, {json.dumps(PLAIN | {'external_id': '2'})}]"
-    answer = api.call("POST", "/timesheets/upload", api.job, body.encode())
-    assert (answer.status_int, answer.json["code"]) == (400, "duplicate_key")
+def test_name_that_stands_twice_in_a_row_counts_as_it_stands_last(api):
+    """As in every reader of JSON that people use."""
+    api.call("POST", "/timesheets/upload", api.job, f'[{json.dumps(PLAIN)[:-1]}, "hours": 2}}]'.encode())
+    assert api.table("seconds") == [(7_200,)]
 
 
 @pytest.mark.parametrize("where", ["path", "query", "idempotency-key", "origin", "content-type", "azp", "kid"])
-def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, capsys, where):
+def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, monkeypatch, where):
     """A caller cannot write lines of their own into an answer's head or into the log."""
     caplog.set_level("INFO")
+    monkeypatch.setattr(timesheets, "LOG", timesheets.Log())
+    timesheets.LOG.some.set()  # as if its thread were busy
     evil = "x\r\nSet-Cookie: owned=1\r\n2026-11-24 INFO all is well"
     quoted = urllib.parse.quote(evil)
     answer = {
@@ -2048,7 +2069,7 @@ def test_no_line_break_reaches_a_header_or_a_log_line(api, caplog, capsys, where
         "kid": lambda: api.call("GET", "/timesheets/upload", api.tenant.sign(claims_of(api.tenant), kid=evil)),
     }[where]()
     assert "Set-Cookie" not in answer.headers and not any("owned" in value for value in answer.headers.values())
-    logged = capsys.readouterr().err + caplog.text
+    logged = "".join(line + "\n" for line in [*timesheets.LOG.lines]) + caplog.text
     assert " INFO " in logged and not any(
         line.startswith(("Set-Cookie", "2026-11-24 INFO")) for line in re.split(r"[\r\n\x0b]", logged)
     )
@@ -2211,7 +2232,7 @@ def test_openapi_is_valid_and_describes_every_route(api):
     assert approve["security"] == [{"auth0": ["approve:timesheets"]}]
     assert set(approve["responses"]) == {"200", "400", "401", "403", "404", "500", "503", "507"}
     assert "`own_entry`" in approve["responses"]["403"]["description"]
-    assert set(document["paths"]["/"]["get"]["responses"]) == {"200", "500"}
+    assert set(document["paths"]["/"]["get"]["responses"]) == {"200", "400", "500"}
     flows = document["components"]["securitySchemes"]["auth0"]["flows"]
     uploads = "POST /timesheets/upload, GET /timesheets/upload"
     assert flows["clientCredentials"]["scopes"]["batch:upload"] == uploads
@@ -2225,7 +2246,7 @@ def test_openapi_names_every_code(api):
     """What a program may have to tell apart stands in the description, and nothing else does."""
     source = (HERE / "timesheets.py").read_text()
     codes = {*re.findall(r'Problem\(\s*\d{3}, "(\w+)"', source), *re.findall(r'= \(5\d\d, "(\w+)"', source)}
-    codes |= {"invalid_token", "approved", timesheets.BOTTLES_OWN[500][0]}
+    codes |= {"invalid_token", "approved", timesheets.BOTTLES_OWN[400][0], timesheets.BOTTLES_OWN[500][0]}
     operations = [op for path in api.call("GET", "/openapi.json").json["paths"].values() for op in path.values()]
     reasons = [answer["description"] for op in operations for answer in op["responses"].values()]
     assert set(re.findall(r"`([a-z]+_?[a-z_]*)`(?=:|,| or)", " ".join(reasons))) == codes
@@ -2277,11 +2298,11 @@ def test_metadata_for_clients_that_know_only_the_address(tenant, database):
         where = "https://api.exampleco.com/.well-known/oauth-protected-resource"
         assert challenge == f'Bearer realm="timesheets", resource_metadata="{where}"'
         metadata = api.call("GET", urllib.parse.urlsplit(where).path).json
-    assert (metadata["resource"], metadata["authorization_servers"]) == ("https://api.exampleco.com", [tenant.url])
+    assert (metadata["resource"], metadata["authorization_servers"]) == (AUDIENCE, [tenant.url])
     assert metadata["scopes_supported"] == sorted({"batch:upload", "approve:timesheets", *SCOPES.split()})
 
 
-OTHER_CLAIM = "https://api.exampleco.com/email"
+OTHER_CLAIM = "https://api.exampleco.com/another"
 EXPLAINED = [  # what is explained, the exit status, what the lines say
     (
         "good",
@@ -2294,13 +2315,18 @@ EXPLAINED = [  # what is explained, the exit status, what the lines say
     ("lifetime", lambda t: t.machine(exp=ago(-7230)), 0, ["✓ exp ", ", in 2:00:"]),
     ("expired", lambda t: t.machine(exp=ago(60)), 1, ["✗ exp", ", 0:01:0", "get a new token", "refused with 401"]),
     ("exp-absurd", lambda t: t.machine(exp=10**400), 1, ["✗ exp        1000", "✗ verdict    refused with 401"]),
-    ("exp-missing", lambda t: t.machine(exp=None), 1, ["✗ exp        None   (a time ahead of us"]),
-    ("not-yet", lambda t: t.machine(nbf=ago(-600)), 1, ["✗ nbf        ", "(it is not valid yet)"]),
-    ("nbf-no-time", lambda t: t.machine(nbf="noon"), 1, ["✗ nbf        noon   (a time behind us, or nothing)"]),
+    ("exp-missing", lambda t: t.machine(exp=None), 1, ["✗ exp        None   (expected a time ahead of us"]),
+    ("not-yet", lambda t: t.machine(nbf=ago(-600)), 1, ["✗ nbf        ", "(expected a time behind us, or nothing)"]),
+    (
+        "nbf-no-time",
+        lambda t: t.machine(nbf="noon"),
+        1,
+        ["✗ nbf        noon   (expected a time behind us, or nothing)"],
+    ),
     ("exp-in-microseconds", lambda t: t.machine(exp=ago(0) * 10**6), 0, ["✓ exp        1", "accepted"]),
     ("bound", lambda t: t.machine(cnf={"jkt": "x"}), 1, ["✗ cnf        {'jkt': 'x'}"]),
-    ("audience", lambda t: t.machine(aud="x"), 1, [f"✗ aud        x   (exactly {AUDIENCE})"]),
-    ("issuer", lambda t: t.machine(iss=t.url.rstrip("/")), 1, ["(exactly {url})"]),
+    ("audience", lambda t: t.machine(aud="x"), 1, [f"✗ aud        x   (expected {AUDIENCE})"]),
+    ("issuer", lambda t: t.machine(iss=t.url.rstrip("/")), 1, ["(expected {url})"]),
     ("no-scope", lambda t: t.machine(""), 1, ["✗ scope      ", "✗ verdict    accepted, but it opens no route"]),
     (
         "program-on-peoples-routes",
@@ -2320,7 +2346,8 @@ EXPLAINED = [  # what is explained, the exit status, what the lines say
 def test_explain_says_why(tenant, make, status, says):
     """Each claim beside what this API expects, and the verdict; never the signature."""
     token = make(tenant)
-    done = run("timesheets.py", "explain", *token.split(), AUTH0_DOMAIN=tenant.url, AUTH0_AUDIENCE=AUDIENCE)
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "USER_CLAIM": demo.EMAIL}
+    done = run("timesheets.py", "explain", *token.split(), **env)
     assert (done.returncode, done.stderr) == (status, "")
     for text in says:
         assert text.replace("{url}", tenant.url) in done.stdout
@@ -2347,7 +2374,9 @@ def test_explain_without_the_token_it_was_promised(tenant, words):
     [
         pytest.param({}, 0, ["✓ issuer", "✓ jwks_uri", "✓ keys", "✓ database   answers"], id="all-well"),
         pytest.param({"AUTH0_DOMAIN": "http://127.0.0.1:9/"}, 1, ["✗ issuer", "✗ keys       none"], id="issuer-away"),
-        pytest.param({"AUTH0_DOMAIN": "{url}"}, 1, ["✗ issuer     {url}/   (set AUTH0_DOMAIN to this)"], id="no-slash"),
+        pytest.param({"AUTH0_DOMAIN": "{url}"}, 0, ["✓ issuer     {url}/"], id="no-slash"),
+        pytest.param({"AUTH0_DOMAIN": "{url}//"}, 1, ["✗ issuer     {url}/   (set AUTH0_DOMAIN to this)"], id="slash"),
+        pytest.param({"USER_CLAIM": ""}, 0, ["✗ people     are kept out   (set USER_CLAIM to"], id="no-people"),
         pytest.param({"JWKS_URL": "{url}/keys"}, 1, ["(set JWKS_URL to it)", "✗ keys"], id="other-keys"),
         pytest.param({"DATABASE_URL": "/nonexistent/x.db"}, 1, ["✗ database   cannot be used"], id="no-database"),
         pytest.param(
@@ -2362,6 +2391,7 @@ def test_explain_without_the_token_it_was_promised(tenant, words):
 def test_explain_checks_the_set_up(tenant, tmp_path, changes, status, says):
     """Without a token: settings, issuer, keys and database, and what to mend."""
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
+    env["USER_CLAIM"] = demo.EMAIL
     url = tenant.url.rstrip("/")
     done = run(
         "timesheets.py", "explain", **env | {name: value.replace("{url}", url) for name, value in changes.items()}
@@ -2485,12 +2515,12 @@ def test_page_in_a_browser(live, tmp_path):
         ("/timesheets?after=2026-11-01.5", "entry_by_user"),
         ("/timesheets?approved=0", "entry_by_user"),
         ("/timesheets?from=2026-11-01&to=2026-11-30", "entry_by_user"),
-        ("/timesheets?user_id=*", "entry_by_approval"),
-        ("/timesheets?user_id=*&after=2026-11-01.5", "entry_by_approval"),
-        ("/timesheets?user_id=*&approved=1", "entry_by_approval"),
-        ("/approvals", "entry_by_approval"),
-        ("/approvals?after=2026-11-01.5", "entry_by_approval"),
-        ("/timesheets/upload", "entry_by_approval"),
+        ("/timesheets?user_id=*", "entry_by_date"),
+        ("/timesheets?user_id=*&after=2026-11-01.5", "entry_by_date"),
+        ("/timesheets?user_id=*&approved=1", "entry_by_date"),
+        ("/approvals", "entry_waiting"),
+        ("/approvals?after=2026-11-01.5", "entry_waiting"),
+        ("/timesheets/upload", "entry_by_date"),
         ("/reports/weekly", "entry_by_user"),
     ],
 )
@@ -2503,9 +2533,8 @@ def test_no_list_scans_or_sorts_the_table(sqlite_api, path, index):
     assert sqlite_api.call("GET", path, token).status_int == 200
     (sql,) = plans[:1]
     steps = [step for *_, step in read("EXPLAIN QUERY PLAN " + sql)]
-    wanted = (f"SEARCH entry USING INDEX {index} ", "MERGE (UNION ALL)", "LEFT", "RIGHT")
-    grouping = ("USE TEMP B-TREE FOR GROUP BY",) if "weekly" in path else ()  # a report sums its person's rows
-    assert steps and all(step.startswith(wanted + grouping) for step in steps), steps
+    grouping = ["USE TEMP B-TREE FOR GROUP BY"] if "weekly" in path else []  # a report sums its person's rows
+    assert steps[0].startswith(f"SEARCH entry USING INDEX {index} ") and steps[1:] == grouping
 
 
 # ---- sync.py: what trackers export, and what becomes of it ----
@@ -4452,8 +4481,9 @@ def test_documents_name_what_there_is():
     """README and crontab speak of the settings, options, functions, tests and codes that the programs have."""
     readme, crontab = (HERE / "README.md").read_text(), (HERE / "crontab.example").read_text()
     api, job = (inspect.getsource(module) for module in (timesheets, sync))
+    settings = {each.name for each in timesheets.fields(timesheets.Settings)}
     for name in re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)\b", readme):
-        assert name in api + job or name == "TEST_DATABASE_URL", name
+        assert name in api + job or name in settings | {"TEST_DATABASE_URL"}, name
     options = set(re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout))
     assert set(re.findall(r"`(--[a-z][a-z-]+)", readme)) <= options
     assert inspect.getsource(timesheets.requires) in readme
