@@ -11,6 +11,7 @@ uv run test_timesheets.py -k token       the tests whose names hold a word
 
 import base64
 import collections
+import concurrent.futures
 import contextlib
 import csv
 import hashlib
@@ -34,6 +35,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -71,6 +73,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 AUDIENCE = "https://api.exampleco.com/timesheets"
 pytestmark = pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits")
 heavy = pytest.mark.skipif(not os.environ.get("HEAVY"), reason="takes long; HEAVY=1 in the environment runs it")
+linux = pytest.mark.skipif(not pathlib.Path("/proc").exists(), reason="asks /proc what is left running")
 SCOPES = "read:timesheets create:timesheets delete:timesheets"
 
 # ---- Fixtures: a tenant, the API in process, and the API as users run it ----
@@ -2124,6 +2127,279 @@ def test_overlapping_writers_lose_and_double_nothing(tenant, database, tmp_path)
     assert history == counts["updated"] + len(approved)
     assert sum(counts.values()) == 16 * 5 * 50
     db.close()
+
+
+postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+@contextlib.contextmanager
+def hosts(tenant, folder, address, count=2):
+    """So many API hosts that share a database."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Server(tenant, folder / f"host{n}", DATABASE_URL=address)) for n in range(count)]
+
+
+def at_once(work, count):
+    """Run `work(n)` in so many threads -> what each returned."""
+    with concurrent.futures.ThreadPoolExecutor(count) as threads:
+        return list(threads.map(work, range(count)))
+
+
+def send(server, token, *rows):
+    """Upload an array -> (status, the answer's JSON, seconds)."""
+    began = time.monotonic()
+    status, _, body = server.request("POST", "/timesheets/upload", token, json.dumps(rows).encode(), [JSON])
+    return status, json.loads(body), time.monotonic() - began
+
+
+@postgresql
+def test_writers_of_the_same_keys_queue_and_none_is_refused(tenant, database, tmp_path):
+    """Eight writers at two hosts, the same 500 keys, new and changed, in any order: each is answered in its turn."""
+    token = tenant.machine("batch:upload", client="job")
+    with hosts(tenant, tmp_path, database) as servers:
+
+        def write(writer):
+            rows = [row(f"e{n}", hours=writer + 1) for n in range(500)]
+            return [send(servers[writer % 2], token, *random.Random(n).sample(rows, 500)) for n in range(5)]
+
+        answers = list(itertools.chain.from_iterable(at_once(write, 8)))
+    assert collections.Counter(status for status, *_ in answers) == {200: 40}
+    assert sum(answer["created"] for _, answer, _ in answers) == 500
+    with contextlib.closing(timesheets.open_database(database)) as db:
+        ((changes,),) = db.read("SELECT count(*) FROM history")
+    assert changes == sum(answer["updated"] for _, answer, _ in answers)
+
+
+@postgresql
+def test_a_long_upload_and_an_approver_do_not_stop_each_other(tenant, database, tmp_path):
+    """5,000 changes, while somebody approves one entry after the other: no deadlock, and no approved entry changed."""
+    token = tenant.machine("batch:upload", client="job")
+    boss = tenant.person("boss@example.com", "approve:timesheets read:timesheets")
+    with hosts(tenant, tmp_path, database) as servers:
+        assert send(servers[0], token, *(row(f"e{n}") for n in range(5_000)))[0] == 200
+
+        def act(actor):
+            if actor == 0:
+                return [send(servers[0], token, *(row(f"e{n}", hours=2) for n in range(5_000)))[0]]
+            return [servers[1].request("PUT", f"/approvals/{n}", boss)[0] for n in range(5_000, 4_900, -1)]
+
+        assert {*itertools.chain.from_iterable(at_once(act, 2))} == {200}
+
+
+def test_idempotency_key_of_many_at_once_is_one_entry(tenant, database, tmp_path):
+    """Whoever sends the same again before the first is answered gets that answer too."""
+    ann = tenant.person("ann@example.com", SCOPES)
+    with hosts(tenant, tmp_path, database, 1 if "://" not in database else 2) as servers:
+        headers, body = [JSON, "Idempotency-Key: k"], json.dumps(OWN).encode()
+        answers = at_once(lambda n: servers[n % len(servers)].request("POST", "/timesheets", ann, body, headers), 8)
+    assert {(status, json.loads(text)["id"]) for status, _, text in answers} == {(201, 1)}
+
+
+@postgresql
+def test_row_that_somebody_holds_is_503_and_health_answers(tenant, database, tmp_path):
+    """A lock that is held in psql holds nobody for more than 6 s, and no reader at all."""
+    import psycopg
+
+    token, boss = tenant.machine("batch:upload", client="job"), tenant.person("boss@x.example", "approve:timesheets")
+    with hosts(tenant, tmp_path, database, 1) as (server,), psycopg.connect(database) as held:
+        assert send(server, token, row())[0] == 200
+        held.execute("SELECT id FROM entry FOR UPDATE")
+
+        def act(actor):
+            began = time.monotonic()
+            if actor % 2:
+                return send(server, token, row(hours=2))[0], time.monotonic() - began
+            return server.request("PUT", "/approvals/1", boss)[0], time.monotonic() - began
+
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            acting = threads.submit(at_once, act, 20)
+            while not acting.done():
+                began = time.monotonic()
+                assert server.request("GET", "/health")[0] == 200 and time.monotonic() - began < 1
+                time.sleep(0.2)
+        assert {status for status, _ in acting.result()} == {503}
+        assert max(seconds for _, seconds in acting.result()) < 6
+        held.rollback()
+        assert send(server, token, row(hours=2))[1]["updated"] == 1
+
+
+@postgresql
+def test_host_that_is_stopped_holds_up_the_others_for_seconds_only(tenant, database, tmp_path):
+    """SIGSTOP of a host in the middle of its uploads: who needs what it has locked is told to come back."""
+    token = tenant.machine("batch:upload", client="job")
+    with hosts(tenant, tmp_path, database) as (stopped, server):
+        rows = [row(f"e{n}", description="x" * 200) for n in range(2_000)]
+        ended = threading.Event()
+
+        def write():
+            while not ended.is_set():
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    send(stopped, token, *({**each, "hours": random.randrange(1, 20)} for each in rows))
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        time.sleep(1.5)
+        os.killpg(stopped.process.pid, signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                status, _, seconds = send(server, token, row("e1", hours=20))
+                assert status in (200, 503) and seconds < 6 and server.request("GET", "/health")[0] == 200
+        finally:
+            ended.set()
+            os.killpg(stopped.process.pid, signal.SIGCONT)
+        writing.join()
+        assert send(server, token, row("e1", hours=21))[1]["updated"] == 1
+
+
+class Cluster:
+    """A PostgreSQL server of the test's own, on loopback; `follow` makes a standby of it."""
+
+    def __init__(self):
+        programs = next(iter(sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))), None)
+        if programs is None or not os.environ.get("TEST_DATABASE_URL"):
+            pytest.skip("TEST_DATABASE_URL is not set, or PostgreSQL's programs are not in /usr/lib/postgresql")
+        self.programs, self.folder = programs, pathlib.Path(tempfile.mkdtemp(prefix="timesheets-pg-"))
+        self.as_user = ["runuser", "-u", "nobody", "--"] if os.getuid() == 0 else []
+        if self.as_user:
+            shutil.chown(self.folder, "nobody")
+        self.data, (self.port,) = self.folder / "data", free_ports(1)
+
+    def run(self, program, *arguments):
+        """Run one of PostgreSQL's programs."""
+        with (self.folder.parent / (self.folder.name + ".log")).open("ab") as log:
+            command = [*self.as_user, str(self.programs / program), *map(str, arguments)]
+            subprocess.run(command, check=True, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def start(self):
+        """Start it, on a port that stays the same -> itself."""
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.folder} -c max_connections=60"
+        self.run("pg_ctl", "-D", self.data, "-l", self.folder / "log", "-w", "-o", options, "start")
+        return self
+
+    def initialise(self):
+        """Make it, empty -> itself."""
+        self.run("initdb", "-D", self.data, "-U", "timesheets", "-A", "trust", "-E", "UTF8", "--locale=C")
+        return self.start()
+
+    def follow(self, primary):
+        """Make it a standby of another, which from then on waits for it at every commit -> itself."""
+        source = f"host=127.0.0.1 port={primary.port} user=timesheets application_name=standby"
+        self.run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-X", "stream", "-c", "fast")
+        self.start()
+        primary.ask("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+        primary.ask("SELECT pg_reload_conf()")
+        return self
+
+    def address(self, *others):
+        """Its address, and those of others to try when it is not the primary."""
+        places = ",".join(f"127.0.0.1:{server.port}" for server in (self, *others))
+        return f"postgresql://timesheets@{places}/postgres?target_session_attrs=read-write"
+
+    def ask(self, sql):
+        """Run a statement, outside of any transaction."""
+        import psycopg
+
+        with psycopg.connect(self.address(), autocommit=True) as db:
+            db.execute(sql)
+
+    def signal(self, number):
+        """A signal for the server and all its processes."""
+        postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
+        children = pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for process in (postmaster, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if (self.data / "postmaster.pid").exists():
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self.run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+        shutil.rmtree(self.folder)
+        self.folder.with_name(self.folder.name + ".log").unlink()
+
+
+def free_ports(count):
+    """Ports on loopback that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+@linux
+def test_frozen_postgresql_is_503_in_time_and_passes(tenant, tmp_path):
+    """A server that takes connections and says nothing: everything that needs it is 503 within 6 s, then goes on."""
+    with Cluster() as cluster:
+        cluster.initialise()
+        token, boss = tenant.machine("batch:upload", client="job"), tenant.person("boss@x.example", "read:timesheets")
+        with hosts(tenant, tmp_path, cluster.address(), 1) as (server,):
+            assert send(server, token, row())[0] == 200
+            cluster.signal(signal.SIGSTOP)
+            try:
+                asking = [("GET", "/health", None), ("GET", "/timesheets", boss), ("POST", "/timesheets/upload", token)]
+
+                def act(n):
+                    began, (method, path, who) = time.monotonic(), asking[n % 3]
+                    body = json.dumps([row(f"e{n}")]).encode() if method == "POST" else b""
+                    return server.request(method, path, who, body, [JSON])[0], time.monotonic() - began
+
+                answers = at_once(act, 60)
+            finally:
+                cluster.signal(signal.SIGCONT)
+            assert {status for status, _ in answers} == {503} and max(seconds for _, seconds in answers) < 6.5
+            end = time.monotonic() + 15
+            while send(server, token, row(hours=1))[0] != 200:
+                assert time.monotonic() < end
+
+
+@linux
+def test_loss_of_the_primary_loses_no_answered_upload(tenant, tmp_path, capsys):
+    """Two hosts, a primary that is killed while uploads run, a synchronous standby that is promoted: all goes on."""
+    with Cluster() as primary, Cluster() as standby:
+        standby.follow(primary.initialise())
+        token, answered, ended = tenant.machine("batch:upload", client="job"), set(), threading.Event()
+        with hosts(tenant, tmp_path, primary.address(standby)) as servers:
+            last = [time.monotonic()] * 4
+            gaps = [0.0] * 4
+
+            def write(writer):
+                for batch in itertools.count():
+                    if ended.is_set():
+                        return
+                    keys = [f"w{writer}-b{batch}-{n}" for n in range(50)]
+                    while not ended.is_set():  # as sync.py does, until it is answered
+                        with contextlib.suppress(OSError, http.client.HTTPException):
+                            if send(servers[writer % 2], token, *map(row, keys))[0] == 200:
+                                answered.update(keys)
+                                gaps[writer] = max(gaps[writer], time.monotonic() - last[writer])
+                                last[writer] = time.monotonic()
+                                break
+                        time.sleep(0.2)
+
+            with concurrent.futures.ThreadPoolExecutor(5) as threads:
+                writing = [threads.submit(write, writer) for writer in range(4)]
+                time.sleep(2)
+                primary.signal(signal.SIGKILL)
+                before = len(answered)
+                time.sleep(1)
+                standby.run("pg_ctl", "-D", standby.data, "-w", "promote")
+                standby.ask("ALTER SYSTEM SET synchronous_standby_names = ''")
+                promoted, counts = time.monotonic(), list(last)
+                while any(now == then for now, then in zip(last, counts, strict=True)):
+                    assert time.monotonic() - promoted < 40, "the API does not go on"
+                    time.sleep(0.05)
+                time.sleep(1)
+                ended.set()
+                for thread in writing:
+                    thread.result()
+        with contextlib.closing(timesheets.open_database(standby.address())) as db:
+            stored = {key for (key,) in db.read("SELECT external_id FROM entry")}
+            ((rows, keys),) = db.read("SELECT count(*), count(DISTINCT external_id) FROM entry")
+    assert 0 < before < len(answered) and answered <= stored and rows == keys
+    with capsys.disabled():
+        print(f" {before} rows answered before, {len(answered)} in all, longest wait of a writer {max(gaps):.1f} s ")
 
 
 def test_stalled_callers_hold_up_nobody(live, tenant):
@@ -4502,9 +4778,6 @@ def test_documents_name_what_there_is():
             not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line)
         ), line
         assert line.startswith("#") or not re.search(r"(?<!\\)%", line)
-
-
-linux = pytest.mark.skipif(not pathlib.Path("/proc").exists(), reason="asks /proc what is left running")
 
 
 def started(tmp_path, *arguments, folder=HERE, **env):

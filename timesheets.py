@@ -36,6 +36,7 @@ import base64
 import collections
 import concurrent.futures
 import contextlib
+import contextvars
 import csv
 import functools
 import hashlib
@@ -44,6 +45,7 @@ import inspect
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import random
@@ -1017,6 +1019,7 @@ def insufficient_scope(scope: str) -> Problem:
 # a row in PostgreSQL. What is answered is on the disk.
 
 PATIENCE = 5  # seconds that a writer waits for the others
+GIVEN_UP: contextvars.ContextVar[float] = contextvars.ContextVar("given_up", default=math.inf)  # when a request is
 THREADS = 8  # per worker, for what writes; as many for what reads
 CHECKPOINT = 10_000  # pages; in a large table the rows of one upload lie in hundreds of them: copy them back seldom
 
@@ -1094,7 +1097,7 @@ class Database:
     }
 
     def __init__(self, url: str) -> None:
-        self.url, self.idle, self.writing = url, collections.deque[Any](), threading.Lock()
+        self.url, self.idle, self.writing = url, collections.deque[Any](), threading.Semaphore()
 
     def open(self) -> sqlite3.Connection:
         """A new connection, whose every commit is on the disk before it is answered."""
@@ -1132,12 +1135,17 @@ class Database:
 
         :raise 507: `storage_full`: the database's disk is full, and nothing was stored
         """
-        if not self.writing.acquire(timeout=PATIENCE):  # fairer than SQLite, which looks whether it is its turn
+        left = min(GIVEN_UP.get() - time.monotonic(), PATIENCE)
+        if left <= 0 or not self.writing.acquire(
+            timeout=left
+        ):  # a fairer queue than SQLite's, which tries now and then
             raise Problem(*BUSY, reason="other writers", retry_after=5)
         try:
             with self.connection() as connection:
-                connection.execute(self.begin)
+                connection.execute(self.begin.format(round(left * 1000)))
                 yield connection
+                if time.monotonic() > GIVEN_UP.get():  # the caller has been told that nothing was stored
+                    raise Problem(*AWAY, reason="it took too long", retry_after=5)
                 connection.execute("COMMIT" if keep else "ROLLBACK")
         finally:
             self.writing.release()
@@ -2191,8 +2199,10 @@ class Gateway:
         """The answer to a request that may wait; a database that does not answer in time is away."""
         threads = self.readers if scope.method in ("GET", "HEAD") else self.writers
         try:
-            async with asyncio.timeout(self.app.db.patience):
-                return await asyncio.get_running_loop().run_in_executor(threads, call, self.app, environ)
+            async with asyncio.timeout(self.app.db.patience) as limit:
+                GIVEN_UP.set(limit.when() or math.inf)
+                run = functools.partial(contextvars.copy_context().run, call, self.app, environ)
+                return await asyncio.get_running_loop().run_in_executor(threads, run)
         except TimeoutError:
             problem = Problem(*AWAY, reason="it does not answer in time", retry_after=5)
             return call(self.app, wsgi_environ(scope) | {"timesheets.problem": problem})
@@ -2318,7 +2328,7 @@ def serve(settings: Settings) -> None:
 class Postgres(Database):
     """A PostgreSQL database, through psycopg and a pool of connections."""
 
-    begin = "BEGIN"
+    begin = "BEGIN; SET LOCAL lock_timeout = {}"
     for_update = " ORDER BY id FOR UPDATE"  # in one order, so that two writers never wait for each other
     quick = False
     patience = PATIENCE + 0.5  # the server's own limits come first, where it answers at all
@@ -2335,12 +2345,13 @@ class Postgres(Database):
                 raise psycopg.ProgrammingError  # a password that is not percent-encoded reaches into the host or port
         except psycopg.Error:  # whose text would show the password
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
-        self.errors = errors = psycopg.errors
+        self.errors, self.writing = psycopg.errors, threading.Semaphore(2 * THREADS)  # its writers queue at rows
+        errors = self.errors
         self.connect = functools.partial(psycopg.connect, url, connect_timeout=PATIENCE)
         start = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)  # hosts that start at once
         self.busy = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, *start)
         logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
-        limits = f"-c lock_timeout={PATIENCE}s -c statement_timeout={2 * PATIENCE}s"
+        limits = f"-c statement_timeout={2 * PATIENCE}s"
         limits += f" -c idle_in_transaction_session_timeout={2 * PATIENCE}s"
         options = {"autocommit": True, "client_encoding": "utf8", "options": f"{parts.get('options', '')} {limits}"}
         # A host that is gone without a word is noticed.
@@ -2367,14 +2378,6 @@ class Postgres(Database):
             raise Problem(*FULL, reason=fault, retry_after=5) from fault
         except (self.errors.OperationalError, self.errors.ReadOnlySqlTransaction) as fault:
             raise Problem(*AWAY, reason=fault, retry_after=5) from fault
-
-    @contextlib.contextmanager
-    def transaction(self, keep: bool = True) -> Iterator[Any]:
-        """Lend a connection in a write transaction. :raise Problem: 503 or 507 for trouble that passes"""
-        with self.connection() as connection:
-            connection.execute("BEGIN")
-            yield connection
-            connection.execute("COMMIT" if keep else "ROLLBACK")
 
     def queue_up(self, db: Any, name: str) -> None:
         """Wait until no other transaction writes for this client or person."""
