@@ -73,6 +73,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 AUDIENCE = "https://api.exampleco.com/timesheets"
 pytestmark = pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits")
 heavy = pytest.mark.skipif(not os.environ.get("HEAVY"), reason="takes long; HEAVY=1 in the environment runs it")
+postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 linux = pytest.mark.skipif(not pathlib.Path("/proc").exists(), reason="asks /proc what is left running")
 SCOPES = "read:timesheets create:timesheets delete:timesheets"
 
@@ -1142,6 +1143,24 @@ def test_errors_have_one_shape(live, method, path, status, code, headers):
         assert sent.get_all(name) == [value]
 
 
+@pytest.mark.parametrize(
+    ("line", "hosts", "status"),
+    [
+        ("GET /health HTTP/1.1", ["Host: api"], 200),
+        ("GET /health HTTP/1.1", [], 400),
+        ("GET /health HTTP/1.1", ["Host: api", "Host: api"], 400),
+        ("GET /timesheets/1%0a HTTP/1.1", ["Host: api"], 404),
+        ("GET /timesheets/1%0d HTTP/1.1", ["Host: api"], 404),
+        ("GET /timesheets/%D9%A1 HTTP/1.1", ["Host: api"], 404),
+        ("GET /timesheets/1/ HTTP/1.1", ["Host: api"], 404),
+    ],
+)
+def test_only_plain_requests_are_taken(live, line, hosts, status):
+    """One Host header (RFC 9110 section 7.2), and an address without a line break at its end."""
+    found, _, _ = live.raw("\r\n".join([line, *hosts, "Connection: close", "", ""]).encode())
+    assert found == status
+
+
 def test_what_nobody_foresaw_is_logged_under_an_id(api, caplog):
     """A 500 says nothing of the inside; the log has the traceback under the id that the answer carries."""
     api.upload(row())
@@ -1463,6 +1482,28 @@ def test_body_is_not_read_while_the_keys_are_away(tmp_path):
             assert server.raw(head.encode())[0] == 503
 
 
+def test_faults_that_are_said_are_bounded(api):
+    """20 of a row and how many more: who sends nonsense does not get more of it back than that."""
+    sent = row() | {f"x{n}": 0 for n in range(100)}
+    errors = api.upload(sent)["results"][0]["errors"]
+    assert (len(errors), errors[20]) == (21, {"field": "", "detail": "and 80 more faults"})
+    answer = api.call("POST", "/timesheets", api.ann, sent)
+    assert (answer.status_int, len(answer.json["errors"])) == (422, 21)
+
+
+@linux
+def test_absurd_bodies_of_many_take_no_gigabytes(tenant, tmp_path):
+    """8 MiB of unknown fields, six times at once: a short answer, and memory as for one."""
+    body = b"[{" + b",".join(b'"%x":0' % n for n in range(600_000)) + b"}]"
+    token = tenant.machine("batch:upload")
+    with Server(tenant, tmp_path) as server:
+        children = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        answers = at_once(lambda n: server.request("POST", "/timesheets/upload", token, body, [JSON]), 6)
+        assert {status for status, *_ in answers} == {200} and max(len(text) for *_, text in answers) < 5_000
+        facts = pathlib.Path(f"/proc/{children[-1]}/status").read_text()
+        assert int(re.search(r"VmHWM:\s+(\d+) kB", facts)[1]) < 500_000
+
+
 def test_two_clients_never_touch_each_others_entries(api):
     """The same external_id of two clients is two entries; each sees and changes only its own."""
     api.upload(row())
@@ -1635,6 +1676,29 @@ def test_own_hours_are_ones_own_however_the_tracker_spells_the_address(api):
     assert api.call("PUT", "/approvals/1", api.boss).json["code"] == "own_entry"
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "ann@example.com",
+        " Ann@Example.COM ",
+        "\uff41\uff4e\uff4e\uff20example.com",
+        "ann@example.com.",
+        "ann@\uff25xample.com",
+    ],
+)
+def test_person_is_one_in_every_spelling(api, spelling):
+    """Uploaded, listed, reported, asked for and kept from approving: always the same person."""
+    api.upload(row("a", user_id=spelling), row("b", user_id="Ann@example.com"))
+    token = api.tenant.person(spelling, f"{SCOPES} approve:timesheets")
+    assert len(api.call("GET", "/timesheets", token).json) == 2
+    query = urllib.parse.urlencode({"user_id": spelling})
+    assert len(api.call("GET", f"/timesheets?{query}", api.ann).json) == 2
+    assert [week["user_id"] for week in api.call("GET", "/reports/weekly", api.ann).json] == ["ann@example.com"]
+    assert api.call("PUT", "/approvals/1", token).json["code"] == "own_entry"
+    assert api.call("POST", "/timesheets", token, OWN).json["user_id"] == "ann@example.com"
+    assert [api.call("DELETE", f"/timesheets/{n}", token).status_int for n in (1, 2, 3)] == [204] * 3
+
+
 def test_approved_entry_is_deleted_only_after_its_approval_is_taken_back(api):
     """Approved: 409. Taken back: 204. Again: 404."""
     api.call("POST", "/timesheets", api.ann, OWN)
@@ -1652,6 +1716,18 @@ def filled(api):
     api.upload(*(row(f"e{n}", date=days[n], user_id=people[n], project="AB"[n % 2]) for n in range(30)))
     api.call("PUT", "/approvals/1", api.boss)
     return api
+
+
+def test_page_is_bounded_in_bytes_too(api):
+    """Long notes make a page shorter, and its Link leads on: who does not read holds no more than that."""
+    for batch in range(4):
+        api.upload(*(row(f"b{batch}-{n}", description="\U0001f600" * 5_000) for n in range(100)))
+    seen, path = 0, "/timesheets?limit=1000"
+    while path:
+        answer = api.call("GET", path, api.ann)
+        assert len(answer.body) <= timesheets.MAX_PAGE
+        seen, path = seen + len(answer.json), answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
+    assert seen == 400
 
 
 @pytest.mark.parametrize("limit", [1, 7, 25, 1000])
@@ -1732,6 +1808,47 @@ def test_csv_for_spreadsheets(api):
     assert [line[6] for line in lines] == ["false"] * 5
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/csv", "text/csv"),
+        ("TEXT/CSV", "text/csv"),
+        ("text/csv, */*;q=0.1", "text/csv"),
+        ("application/json;q=0.5, text/csv;q=0.8", "text/csv"),
+        ("text/csv;q=0", "application/json"),
+        ("text/csv;q=0.000", "application/json"),
+        ("text/csv;q=x", "application/json"),
+        ("text/csv;q=0.5, application/json", "application/json"),
+        ("text/csvx", "application/json"),
+        ("*/*", "application/json"),
+        ("", "application/json"),
+    ],
+)
+def test_csv_only_where_it_is_liked_better(api, accept, kind):
+    """RFC 9110: a quality of 0 means never."""
+    assert api.call("GET", "/timesheets", api.ann, Accept=accept).content_type == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("=1", "'=1"),
+        ("a;=1", "a;'=1"),
+        ("a; =1;+2", "a;' =1;'+2"),
+        ("\uff1d1", "'\uff1d1"),
+        ("\uff0b1", "'\uff0b1"),
+        ("\uff0d1", "'\uff0d1"),
+        ("\uff20x", "'\uff20x"),
+        ("a-b; c=d", "a-b; c=d"),
+    ],
+)
+def test_cell_is_no_formula_where_semicolons_separate(api, text, shown):
+    """Half of Europe's spreadsheets split at `;`, and some take full-width signs."""
+    api.upload(row(project=text))
+    (_, line) = csv.reader(io.StringIO(api.call("GET", "/timesheets", api.ann, Accept="text/csv").text, newline=""))
+    assert line[3] == shown
+
+
 def test_absolute_links_only_with_a_public_url(tenant, database):
     """The Host header is the caller's word; where links must be absolute, PUBLIC_URL says how."""
     api = Api(tenant, database, PUBLIC_URL="https://api.exampleco.com/v1/")
@@ -1799,6 +1916,92 @@ def test_busy_database_is_503_and_passes(sqlite_api):
     assert (answer.status_int, answer.json["code"], answer.headers["Retry-After"]) == (503, "database_busy", "5")
     writer.execute("ROLLBACK")
     assert sqlite_api.upload(row())["created"] == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has these permissions")
+def test_database_is_nobody_elses_to_read(tenant, tmp_path):
+    """The file, what SQLite keeps beside it, and the copy that the README's line makes."""
+    before = os.umask(0o022)
+    try:
+        with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as api:
+            api.upload(row())
+            line = re.search(r"`(\(umask 077.*?)`", (HERE / "README.md").read_text())[1]
+            if shutil.which("sqlite3"):
+                subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=20)
+            modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert len(modes) >= 3 and set(modes.values()) == {0o600}
+
+
+def test_sqlite_writers_of_one_worker_queue_fairly(tenant, tmp_path):
+    """16 writers of large batches: none is refused, and a person who adds an entry beside them waits for a turn."""
+    token, ann = tenant.machine("batch:upload", client="job"), tenant.person("ann@example.com", SCOPES)
+    with Server(tenant, tmp_path) as server:
+
+        def write(writer):
+            if writer == 16:
+                posts = []
+                for _ in range(20):
+                    began = time.monotonic()
+                    status, *_ = server.request("POST", "/timesheets", ann, json.dumps(OWN).encode(), [JSON])
+                    posts.append((status, time.monotonic() - began))
+                return posts
+            rows = [row(f"w{writer}-{n}") for n in range(1_000)]
+            return [send(server, token, *({**each, "hours": batch + 1} for each in rows))[::2] for batch in range(10)]
+
+        *batches, posts = at_once(write, 17)
+    assert {status for batch in batches for status, _ in batch} == {200}
+    assert {status for status, _ in posts} == {201} and max(seconds for _, seconds in posts) < 4
+
+
+@postgresql
+def test_database_that_is_not_in_utf_8_is_refused_at_start(tenant, database):
+    """It would take most names, and fail at the first that it cannot write."""
+    import psycopg
+
+    name = "test_" + os.urandom(8).hex()
+    with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        address = urllib.parse.urlsplit(os.environ["TEST_DATABASE_URL"])._replace(path="/" + name).geturl()
+        env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": address}
+        done = run("timesheets.py", PORT="0", **env)
+        admin.execute(f"DROP DATABASE {name}")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "DATABASE_URL is a database in SQL_ASCII" in done.stderr and "Traceback" not in done.stderr
+
+
+OLD_PEOPLE = {  # as they stand in a database of version 1, and as they are brought over
+    "Jane@Contractor.Example": "jane@contractor.example",
+    "jane@contractor.example.": "jane@contractor.example",
+    "ja\u200bne@contractor.example": "jane@contractor.example",
+    "Ren\u0065\u0301": "Ren\u00e9",
+    "\uff4a\uff4f\uff45": "joe",
+    "007": "007",
+    "*": "*",
+}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_database_of_the_first_version_is_brought_over(tenant, database):
+    """Each person gets their one spelling, and every row stays."""
+    old = timesheets.open_database(database)
+    newer, timesheets.SCHEMA[1:] = timesheets.SCHEMA[1:], []
+    try:
+        old.migrate()
+    finally:
+        timesheets.SCHEMA[1:] = newer
+    with old.transaction() as db:
+        rows = [(n, "job", f"e{n}", who, "2026-11-20", "X", 60, "", "t", "job") for n, who in enumerate(OLD_PEOPLE)]
+        db.executemany(
+            "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at,"
+            " changed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+    old.close()
+    with contextlib.closing(Api(tenant, database)) as api:
+        assert sorted(api.table("id, user_id")) == list(enumerate(OLD_PEOPLE.values()))
+        assert len(api.call("GET", "/timesheets", tenant.person("JANE@contractor.example", SCOPES)).json) == 3
 
 
 def test_commit_is_synced_to_disk_and_the_next_start_finds_it(sqlite_api, tenant):
@@ -2011,6 +2214,17 @@ def test_any_value_in_any_field_is_stored_exactly_or_refused_by_name(api, field,
 
 
 @attack
+@given(st.text(max_size=30) | st.text("@aA.\u00c5\u030a\u1e9e\ufb03\u0130 ", max_size=12))
+def test_spelling_of_a_person_is_the_same_again(text):
+    """What is stored reads as itself, or two looks at one person would differ."""
+    try:
+        spelled = timesheets.person(text)
+    except ValueError:
+        return
+    assert timesheets.person(spelled) == spelled
+
+
+@attack
 @given(st.binary(max_size=60) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_answered(api, body):
     """Bytes of any kind are an upload, or a problem that says why not."""
@@ -2127,9 +2341,6 @@ def test_overlapping_writers_lose_and_double_nothing(tenant, database, tmp_path)
     assert history == counts["updated"] + len(approved)
     assert sum(counts.values()) == 16 * 5 * 50
     db.close()
-
-
-postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
 @contextlib.contextmanager
@@ -2481,6 +2692,41 @@ def test_server_out_of_room_stores_nothing_by_halves_and_resumes(tenant, tmp_pat
         assert (status, json.loads(body)["rejected"]) == (200, 0)
 
 
+@linux
+def test_workers_end_with_the_server_that_started_them(tenant, tmp_path):
+    """`kill -9` of the parent leaves no worker that holds the port."""
+    with Server(tenant, tmp_path, WORKERS="2") as server:
+        children = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        end = time.monotonic() + 10
+        while any(pathlib.Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        socket.create_server(("127.0.0.1", server.port)).close()
+
+
+def test_caller_that_does_not_read_holds_up_the_stop_for_seconds_only(tenant, tmp_path):
+    """SIGTERM ends the server 10 s later at most."""
+    token = tenant.machine("batch:upload", client="job")
+    with Server(tenant, tmp_path) as server:
+        for batch in range(5):
+            rows = [row(f"b{batch}-{n}", description="x" * 5_000) for n in range(200)]
+            assert send(server, token, *rows)[0] == 200
+        head = f"GET /timesheets/upload?limit=1000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                connection = stack.enter_context(socket.socket())
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                connection.connect(("127.0.0.1", server.port))
+                connection.sendall(head.encode())
+            time.sleep(1)
+            began = time.monotonic()
+            server.process.terminate()
+            server.process.wait(20)
+            assert time.monotonic() - began < 12
+
+
 def test_worker_that_dies_is_replaced(tenant, tmp_path):
     """The server notices a killed worker and starts another."""
     with Server(tenant, tmp_path) as server:
@@ -2552,6 +2798,29 @@ def test_every_answer_is_one_that_openapi_describes(live, tenant, tmp_path):
     )
     assert done.returncode == 0, done.stdout[-4_000:]
     assert int(re.search(r"(\d+) generated", done.stdout)[1]) >= 5_000
+
+
+def test_openapi_has_the_issuers_own_addresses(tenant, database):
+    """Where tokens are had is the issuer's to say; Auth0's addresses are a guess until it has."""
+    with contextlib.closing(Api(tenant, database)) as api:
+        flows = api.call("GET", "/openapi.json").json["components"]["securitySchemes"]["auth0"]["flows"]
+        assert flows["authorizationCode"]["authorizationUrl"] == tenant.url + "authorize"
+        api.app.issuer.description = {
+            "token_endpoint": "https://id.example/t",
+            "authorization_endpoint": "https://id.example/a",
+        }
+        flows = api.call("GET", "/openapi.json").json["components"]["securitySchemes"]["auth0"]["flows"]
+    assert flows["authorizationCode"]["authorizationUrl"] == "https://id.example/a"
+    assert flows["clientCredentials"]["tokenUrl"] == "https://id.example/t"
+
+
+@pytest.mark.parametrize(("name", "warned"), [("{url}", False), ("{url}/", True)])
+def test_issuer_that_calls_itself_something_else_is_said_in_the_log(tenant, database, caplog, name, warned):
+    """Every token would be refused, and nobody would see why."""
+    issuer = name.replace("{url}", tenant.url)
+    keys = tenant.url + JWKS[1:]
+    with contextlib.closing(Api(tenant, database, AUTH0_DOMAIN=issuer, JWKS_URL=keys)):
+        assert (f"the issuer calls itself '{tenant.url}', expected '{issuer}'" in caplog.text) == warned
 
 
 def test_page_is_self_contained_and_names_every_route(live):
@@ -2698,6 +2967,16 @@ def test_explain_of_an_issuer_that_speaks_no_http(tenant):
     assert done.returncode == 1 and "✗ issuer" in done.stdout and "Traceback" not in done.stderr
 
 
+def test_explain_does_not_wait_for_a_dripping_issuer(tmp_path):
+    """Its keys and its description have a few seconds, however they drip."""
+    with demo.Tenant(audience=AUDIENCE) as tenant:
+        for path in (JWKS, "/.well-known/openid-configuration"):
+            tenant.fail(path, "drip-head")
+        began = time.monotonic()
+        done = run("timesheets.py", "explain", AUTH0_DOMAIN=tenant.url, AUTH0_AUDIENCE=AUDIENCE, DATABASE_URL="x/y")
+        assert done.returncode == 1 and "✗ keys" in done.stdout and time.monotonic() - began < 15
+
+
 @pytest.mark.parametrize("form", ["plain", "json"])
 def test_a_request_is_one_line_in_the_log(tenant, tmp_path, form):
     """Method, path, status, milliseconds, who, why refused, and the id that the caller can quote."""
@@ -2716,6 +2995,48 @@ def test_a_request_is_one_line_in_the_log(tenant, tmp_path, form):
         first, second = map(json.loads, lines)
         assert (first["status"], first["request_id"], first["caller"]) == (401, "abc-1", None)
         assert (second["status"], second["caller"], second["path"]) == (200, "job", "/timesheets/upload")
+
+
+def said_by(server):
+    """The lines of a server's log that tell of requests."""
+    return [line for line in server.log.read_text().splitlines() if " INFO " in line]
+
+
+@linux
+@pytest.mark.parametrize("stderr", ["reader-gone", "full-disk", "closed", "never-read"])
+def test_no_log_stops_the_api(tenant, tmp_path, stderr):
+    """Whatever becomes of the log's lines, requests are answered as ever, and the server stops in time."""
+    reading, writing = os.pipe()
+    if stderr == "reader-gone":
+        os.close(reading)
+    places = {"full-disk": "2>/dev/full", "closed": "2>&-"}
+    command = f"exec {sys.executable} {HERE / 'timesheets.py'} {places.get(stderr, '')}"
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "timesheets.db")}
+    command, pipe = ["sh", "-c", command], subprocess.PIPE
+    with subprocess.Popen(command, env={**env, "PORT": "0"}, stdout=pipe, stderr=writing, text=True) as process:
+        os.close(writing)
+        try:
+            port = urllib.parse.urlsplit(process.stdout.readline().split(",")[0].split()[-1]).port
+            token, waited = tenant.machine("batch:upload"), 0.0
+            time.sleep(1.5)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            for n in range(1_500):  # more than a pipe holds
+                began = time.monotonic()
+                headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+                method, body = ("GET", None) if n % 100 else ("POST", b"[]")
+                connection.request(method, "/timesheets/upload", body, headers)
+                answer = connection.getresponse()
+                assert (answer.status, bool(answer.read())) == (200, True)
+                waited = max(waited, time.monotonic() - began)
+            connection.close()
+            assert waited < 2
+        finally:
+            process.terminate()
+            assert process.wait(15) == 0
+    if stderr == "never-read":
+        os.close(reading)
+    with contextlib.closing(sqlite3.connect(tmp_path / "timesheets.db")) as db:  # nobody took its file for the log's
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 CLIENT = """
