@@ -1492,16 +1492,22 @@ def test_faults_that_are_said_are_bounded(api):
 
 
 @linux
-def test_absurd_bodies_of_many_take_no_gigabytes(tenant, tmp_path):
-    """8 MiB of unknown fields, six times at once: a short answer, and memory as for one."""
-    body = b"[{" + b",".join(b'"%x":0' % n for n in range(600_000)) + b"}]"
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"[{" + b",".join(b'"%x":0' % n for n in range(600_000)) + b"}]", id="fields"),
+        pytest.param(b'[{"x":[' + b"[]," * 2_700_000 + b"[]]}]", id="lists"),
+    ],
+)
+def test_absurd_bodies_of_many_take_no_gigabytes(tenant, tmp_path, body):
+    """8 MiB of nonsense, six times at once: a short answer, and memory as for one."""
     token = tenant.machine("batch:upload")
     with Server(tenant, tmp_path) as server:
         children = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         answers = at_once(lambda n: server.request("POST", "/timesheets/upload", token, body, [JSON]), 6)
         assert {status for status, *_ in answers} == {200} and max(len(text) for *_, text in answers) < 5_000
         facts = pathlib.Path(f"/proc/{children[-1]}/status").read_text()
-        assert int(re.search(r"VmHWM:\s+(\d+) kB", facts)[1]) < 500_000
+        assert int(re.search(r"VmHWM:\s+(\d+) kB", facts)[1]) < 700_000
 
 
 def test_two_clients_never_touch_each_others_entries(api):
@@ -1725,7 +1731,7 @@ def test_page_is_bounded_in_bytes_too(api):
     seen, path = 0, "/timesheets?limit=1000"
     while path:
         answer = api.call("GET", path, api.ann)
-        assert len(answer.body) <= timesheets.MAX_PAGE
+        assert len(answer.body) <= 4 * 1024 * 1024
         seen, path = seen + len(answer.json), answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
     assert seen == 400
 
@@ -2419,8 +2425,8 @@ def test_row_that_somebody_holds_is_503_and_health_answers(tenant, database, tmp
         def act(actor):
             began = time.monotonic()
             if actor % 2:
-                return send(server, token, row(hours=2))[0], time.monotonic() - began
-            return server.request("PUT", "/approvals/1", boss)[0], time.monotonic() - began
+                return send(server, token, row(hours=2))[1]["code"], time.monotonic() - began
+            return json.loads(server.request("PUT", "/approvals/1", boss)[2])["code"], time.monotonic() - began
 
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             acting = threads.submit(at_once, act, 20)
@@ -2428,7 +2434,8 @@ def test_row_that_somebody_holds_is_503_and_health_answers(tenant, database, tmp
                 began = time.monotonic()
                 assert server.request("GET", "/health")[0] == 200 and time.monotonic() - began < 1
                 time.sleep(0.2)
-        assert {status for status, _ in acting.result()} == {503}
+        codes = [code for code, _ in acting.result()]  # the first ones ended by themselves, the others were given up
+        assert {*codes} == {"database_busy", "database_unavailable"}
         assert max(seconds for _, seconds in acting.result()) < 6
         held.rollback()
         assert send(server, token, row(hours=2))[1]["updated"] == 1
@@ -2706,25 +2713,41 @@ def test_workers_end_with_the_server_that_started_them(tenant, tmp_path):
         socket.create_server(("127.0.0.1", server.port)).close()
 
 
-def test_caller_that_does_not_read_holds_up_the_stop_for_seconds_only(tenant, tmp_path):
-    """SIGTERM ends the server 10 s later at most."""
+@linux
+def test_callers_that_do_not_read_hold_little(tenant, tmp_path):
+    """200 of them, each with the largest page there is: no gigabyte, and no delay of the stop."""
     token = tenant.machine("batch:upload", client="job")
-    with Server(tenant, tmp_path) as server:
+    with Server(tenant, tmp_path) as server, contextlib.ExitStack() as stack:
         for batch in range(5):
             rows = [row(f"b{batch}-{n}", description="x" * 5_000) for n in range(200)]
             assert send(server, token, *rows)[0] == 200
+        children = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         head = f"GET /timesheets/upload?limit=1000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
-        with contextlib.ExitStack() as stack:
-            for _ in range(5):
-                connection = stack.enter_context(socket.socket())
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-                connection.connect(("127.0.0.1", server.port))
-                connection.sendall(head.encode())
-            time.sleep(1)
-            began = time.monotonic()
-            server.process.terminate()
-            server.process.wait(20)
-            assert time.monotonic() - began < 12
+        for _ in range(200):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(head.encode())
+        while server.log.read_text().count("/timesheets/upload' 200") < 205:
+            time.sleep(0.1)
+        facts = pathlib.Path(f"/proc/{children[-1]}/status").read_text()
+        assert int(re.search(r"VmHWM:\s+(\d+) kB", facts)[1]) < 400_000
+        began = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(20) == 0 and time.monotonic() - began < 12
+
+
+def test_upload_that_stalls_holds_up_the_stop_for_seconds_only(tenant, tmp_path):
+    """What is in flight at SIGTERM has 10 s to finish."""
+    head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.machine()}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n["
+    with Server(tenant, tmp_path) as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.5)
+        began = time.monotonic()
+        server.process.terminate()
+        server.process.wait(20)
+        assert time.monotonic() - began < 12
 
 
 def test_worker_that_dies_is_replaced(tenant, tmp_path):
@@ -3009,11 +3032,11 @@ def test_no_log_stops_the_api(tenant, tmp_path, stderr):
     reading, writing = os.pipe()
     if stderr == "reader-gone":
         os.close(reading)
-    places = {"full-disk": "2>/dev/full", "closed": "2>&-"}
+    places = {"full-disk": "2>/dev/full", "closed": "<&- 2>&-"}
     command = f"exec {sys.executable} {HERE / 'timesheets.py'} {places.get(stderr, '')}"
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "timesheets.db")}
-    command, pipe = ["sh", "-c", command], subprocess.PIPE
-    with subprocess.Popen(command, env={**env, "PORT": "0"}, stdout=pipe, stderr=writing, text=True) as process:
+    shell, pipe = ["sh", "-c", command], subprocess.PIPE
+    with subprocess.Popen(shell, env={**env, "PORT": "0"}, stdout=pipe, stderr=writing, text=True) as process:
         os.close(writing)
         try:
             port = urllib.parse.urlsplit(process.stdout.readline().split(",")[0].split()[-1]).port
@@ -3030,6 +3053,8 @@ def test_no_log_stops_the_api(tenant, tmp_path, stderr):
                 waited = max(waited, time.monotonic() - began)
             connection.close()
             assert waited < 2
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            assert stderr != "closed" or os.readlink(f"/proc/{children[-1]}/fd/2") == "/dev/null"  # and no other file
         finally:
             process.terminate()
             assert process.wait(15) == 0

@@ -180,10 +180,15 @@ def read(struct: type[Input], given: Mapping[str, Any]) -> Input:
 
 def finish(entry: Struct) -> None:
     """Let the readers have a look at what msgspec has decoded itself. :raise ValueError: one does not take its value"""
-    for each in fields(type(entry)):
-        value = getattr(entry, each.attribute)
-        if each.reader and value is not UNSET:
-            setattr(entry, each.attribute, each.reader(value))
+    for attribute, reader in readers(type(entry)):
+        if (value := getattr(entry, attribute)) is not UNSET:
+            setattr(entry, attribute, reader(value))
+
+
+@functools.cache
+def readers(struct: type[Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
+    """The fields of a Struct that have a reader."""
+    return [(each.attribute, each.reader) for each in fields(struct) if each.reader]
 
 
 def sayable(text: str) -> str:
@@ -395,7 +400,7 @@ def watch(handler: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
     def watched(**arguments: Any) -> bytes | None:
         if "," in request.environ.get("HTTP_HOST", ","):  # two headers arrive as one with a comma
             raise Problem(400, *BOTTLES_OWN[400])
-        if not request.path.isprintable():  # Bottle takes `/timesheets/1` and a line break for `/timesheets/1`
+        if not request.environ["PATH_INFO"].isprintable():  # Bottle forgives a line break at the end
             raise Problem(404, *BOTTLES_OWN[404])
         if problem := request.environ.get("timesheets.problem"):  # the gateway's
             raise problem
@@ -426,16 +431,12 @@ remember = functools.lru_cache(maxsize=4096)  # a batch says most things many ti
 
 def plain(text: str) -> str:
     """Text without blanks around it."""
-    if not text.isprintable() and BAD_CHARACTER.search(text):
+    trimmed = text.strip()
+    if not trimmed.isprintable() and BAD_CHARACTER.search(trimmed):
         raise ValueError("must not hold control characters or broken Unicode")
-    return text.strip()
-
-
-def filled(text: str) -> str:
-    """Text that is not blank."""
-    if not (found := plain(text)):
-        raise ValueError
-    return found
+    if text and not trimmed:
+        raise ValueError  # whether it may be empty is for the limits of its field to say
+    return trimmed
 
 
 @remember
@@ -444,9 +445,9 @@ def person(text: str) -> str:
 
     Full-width and composed characters become the usual ones, and an address is in small letters.
     """
-    spelled = unicodedata.normalize("NFKC", filled(text)).strip()
+    spelled = unicodedata.normalize("NFKC", plain(text)).strip()
     if "@" in spelled:
-        spelled = unicodedata.normalize("NFKC", spelled.casefold()).rstrip(".")
+        spelled = re.sub(r"[.\s]+$", "", unicodedata.normalize("NFKC", spelled.casefold()))
     unseen = BLANK_FILLER.search(spelled) or any(unicodedata.category(character) == "Cf" for character in spelled)
     if unseen or spelled in ("", "*") or len(spelled) > 200:
         raise ValueError("must be a name or an address without characters that nobody sees")
@@ -458,7 +459,6 @@ def anybody(text: str) -> str:
     return text if text == "*" else person(text)
 
 
-@remember
 def civil_day(text: str) -> str:
     """YYYY-MM-DD of that, of an ISO date-time or of Java's Date.toString(): the day as written, in any zone."""
     with contextlib.suppress(ValueError):  # there is no such day
@@ -469,18 +469,13 @@ def civil_day(text: str) -> str:
     raise ValueError
 
 
+@remember
 def worked_day(text: str) -> str:
     """A day on which somebody can have worked: from 2000 to tomorrow, wherever they are."""
     worked = civil_day(text)
-    if not "2000-01-01" <= worked <= tomorrow(int(time.time()) // 3600):
+    if not "2000-01-01" <= worked <= (datetime.now(UTC) + timedelta(days=1)).date().isoformat():
         raise ValueError("must be from 2000-01-01 to tomorrow")
     return worked
-
-
-@functools.lru_cache(maxsize=1)
-def tomorrow(hour: int) -> str:
-    """The last day on which somebody can have worked, by the hours since 1970."""
-    return (datetime.fromtimestamp(hour * 3600, UTC) + timedelta(days=1)).date().isoformat()
 
 
 def is_true(value: bool) -> bool:
@@ -494,7 +489,8 @@ TEXT, FLAG = "text of 1 to 200 characters", "1, 0, true or false"
 DATES = {"examples": ["2026-11-20", "2026-11-20T17:40:20.095Z"]}
 HOURS = {"type": ["number", "string"], "examples": [7.5]}  # as text, too, in a form of the reference clients
 HALF_A_SECOND = 0.5 / 3600  # what is not longer would be stored as none
-Text = Annotated[str, must_be(TEXT, filled, min_length=1, max_length=200)]
+Text = Annotated[str, must_be(TEXT, plain, min_length=1, max_length=200)]
+Project = Annotated[str, must_be(TEXT, remember(plain), min_length=1, max_length=200)]
 Note = Annotated[str, must_be("text of at most 5,000 characters", plain, max_length=5_000)]
 Person = Annotated[str, must_be(TEXT, person, min_length=1, max_length=200)]
 Anybody = Annotated[str, must_be(TEXT, anybody, min_length=1, max_length=200)]
@@ -515,7 +511,7 @@ class OwnEntry(Struct, kw_only=True, forbid_unknown_fields=True):
     """Hours that a person types."""
 
     date: WorkedDay
-    project: Text
+    project: Project
     hours: Hours
     description: Note = ""
 
@@ -585,21 +581,22 @@ class Once(Struct, kw_only=True):
     ] = field(name="Idempotency-Key", default=UNSET)
 
 
-def read_query(struct: type[Input]) -> Input:
-    """The query's parameters.
+@functools.lru_cache(maxsize=1024)  # programs ask the same again and again
+def read_query(struct: type[Input], text: str) -> tuple[Input, dict[str, str]]:
+    """The query's parameters, as a Struct and as they were sent.
 
     :raise 400: `invalid_query`: the query is malformed; `errors` names every parameter at fault
     """
     try:
-        pairs = urllib.parse.parse_qsl(request.query_string, keep_blank_values=True, errors="strict", max_num_fields=50)
+        pairs = urllib.parse.parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError as fault:
         raise Problem(400, "invalid_query", "The query is not UTF-8, or has too many parameters.") from fault
-    request["given"] = given = dict(pairs)
+    given = dict(pairs)
     try:
         if len(given) < len(pairs):
-            names = [parameter for parameter, _ in pairs]
-            raise Faults([Fault(sayable(twice), "stands twice") for twice in given if names.count(twice) > 1])
-        return read(struct, given)
+            names = [name for name, _ in pairs]
+            raise Faults([Fault(sayable(name), "stands twice") for name in given if names.count(name) > 1])
+        return read(struct, given), given
     except Faults as faults:
         known = ", ".join(each.name for each in fields(struct)) or "none"
         detail = f"The query has faults; errors names them. The parameters here are: {known}."
@@ -867,11 +864,15 @@ def checks(settings: Settings, header: Mapping[str, Any], claims: Mapping[str, A
         yield Check("USER_CLAIM", named, claims.get(settings.user_claim), "a person's name or address")
 
 
-def in_time(exp: Any, iat: Any, nbf: Any, now: float) -> Iterator[Check]:
-    """What is asked of a token's times."""
-    yield Check("exp", is_time(exp) and exp + LEEWAY > now, exp, "a time ahead of us; get a new token")
-    yield Check("iat", is_time(iat) and iat - LEEWAY <= now, iat, "a time behind us")
-    yield Check("nbf", is_time(nbf) and nbf - LEEWAY <= now, nbf, "a time behind us, or nothing")
+@functools.lru_cache(maxsize=1024)  # of one token, once a second
+def in_time(exp: Any, iat: Any, nbf: Any, now: int) -> list[Check]:
+    """What is asked of a token's times, to the second."""
+    begun = is_time(nbf) and nbf - LEEWAY <= now
+    return [
+        Check("exp", is_time(exp) and exp + LEEWAY > now, exp, "a time ahead of us; get a new token"),
+        Check("iat", is_time(iat) and iat - LEEWAY <= now, iat, "a time behind us"),
+        Check("nbf", begun, nbf, "a time behind us, or nothing"),
+    ]
 
 
 def insist(rows: Iterable[Check]) -> None:
@@ -926,10 +927,11 @@ def verify(token: str, app: "App") -> Caller:
     if len(token) > 16_384:
         raise InvalidToken("it is longer than any real token")
     caller = app.judge(token, app.issuer.find(key_id(token.partition(".")[0])))
-    insist(in_time(*caller.times, app.clock()))
+    insist(in_time(*caller.times, int(app.clock())))
     return caller
 
 
+@functools.lru_cache(maxsize=256)  # a program sends the same all day
 def bearer_token(header: str | None) -> str:
     """The token in an Authorization header (RFC 6750 section 3.1).
 
@@ -993,7 +995,7 @@ def requires(
         @functools.wraps(handler)
         def guarded(**arguments: Any) -> bytes | None:
             access.admit(request.environ, request.app)
-            request["query"] = read_query(query)
+            request["query"], request["given"] = read_query(query, request.query_string)
             return handler(**arguments)
 
         guarded.access = access  # type: ignore[attr-defined]  # for the gateway, OpenAPI and `explain`
@@ -1336,7 +1338,7 @@ def answer(value: Any, status: int = 200) -> bytes:
 def wants_csv(accept: str) -> bool:
     """Whether a caller likes text/csv better than JSON (RFC 9110 section 12.5.1)."""
     likes: dict[str, float] = {}
-    for part in accept.lower().split(","):
+    for part in accept.split(","):
         media, *parameters = (word.strip() for word in part.split(";"))
         quality = next((word[2:] for word in parameters if word.startswith("q=")), "1")
         likes[media] = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality, re.ASCII) else 0
@@ -1346,7 +1348,8 @@ def wants_csv(accept: str) -> bool:
 def answer_list(items: Sequence[Any], columns: Sequence[str]) -> bytes:
     """Send a bare JSON array, or CSV (RFC 4180) to a caller who accepts text/csv."""
     response.set_header("Vary", "Accept")
-    if not wants_csv(request.environ.get("HTTP_ACCEPT", "")):
+    accept = request.environ.get("HTTP_ACCEPT", "").lower()
+    if "text/csv" not in accept or not wants_csv(accept):
         return answer(items)
     sheet = io.StringIO()
     csv.writer(sheet).writerows([columns, *([cell(getattr(item, column)) for column in columns] for item in items)])
@@ -1438,7 +1441,6 @@ def answer_one(result: Result, stored: tuple[Any, ...] | None) -> bytes:
 NOT_STORED = "The entry was not stored; errors says why."
 Sorted = tuple[bool, list[Result], list[tuple[Result, tuple[Any, ...] | None]]]
 UPLOAD = msgspec.json.Decoder(list[UploadedEntry] | UploadedEntry, strict=False)
-CLOSER_LOOK = threading.Lock()  # absurd JSON takes much memory while it is looked at: one body at a time
 
 
 def read_rows(body: bytes) -> Sorted:
@@ -1453,8 +1455,7 @@ def read_rows(body: bytes) -> Sorted:
             finish(row)
         return sort_rows(sent)
     except ValueError:
-        with CLOSER_LOOK:
-            return sort_rows(read_json(body))
+        return sort_rows(read_json(body))
 
 
 def sort_rows(sent: Any) -> Sorted:
@@ -2467,13 +2468,13 @@ def explain_token(app: App, token: str) -> bool:
         header, claims = (dict(json.loads(base64.urlsafe_b64decode(part + "=="))) for part in token.split(".")[:2])
     except (ValueError, TypeError, RecursionError):
         return mark(False, "token", "is no JWT", "not copied whole? Auth0 gives an opaque one to who named no audience")
-    kids, now = ", ".join(app.issuer.keys) or "none can be fetched", app.clock()
+    kids, now = ", ".join(app.issuer.keys) or "none can be fetched", int(app.clock())
     mark(header.get("kid") in [*app.issuer.keys], "kid", header.get("kid"), f"one of: {kids}")
     for name, good, found, expected in checks(app.settings, header, claims):
         if name not in TIMES and (found is not None or not good):
             mark(good, name, found, f"expected {expected}")
     exp, iat, nbf = (claims.get(name) for name in TIMES)
-    for name, good, found, expected in in_time(exp, iat, 0 if nbf is None else nbf, now):
+    for name, good, found, expected in in_time.__wrapped__(exp, iat, 0 if nbf is None else nbf, now):
         if name in claims or not good:
             mark(good, name, moment(found, now), f"expected {expected}")
     try:
@@ -2540,7 +2541,7 @@ def explain(settings: Settings, words: Sequence[str]) -> bool:
         raise Faults(["There is no token to explain; without any argument, `explain` looks at the settings."])
     try:
         good = explain_token(app, token) if words else explain_settings(app)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:  # `explain | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
@@ -2562,8 +2563,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("token", nargs="*", help="the token to explain; - reads it from standard input")
     given = vars(parser.parse_args(arguments))
     command, words = given.pop("command"), given.pop("token")
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # there is none after `>&-`
-    sys.stderr = sys.stderr or open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a tick shows its name
         sys.stdout.reconfigure(errors="namereplace")
     try:
