@@ -249,13 +249,6 @@ def file_path(text: str) -> str:
     return text
 
 
-def line_format(text: str) -> str:
-    """`plain` or `json`."""
-    if text.lower() not in ("plain", "json"):
-        raise ValueError
-    return text.lower()
-
-
 ISSUER = "a domain such as tenant.eu.auth0.com, or an issuer's https:// URL"
 IssuerUrl = Annotated[str, must_be(ISSUER, issuer_url)]
 IssuerUrls = Annotated[tuple[str, ...], must_be(f"with commas between them, each {ISSUER}", each_of(issuer_url))]
@@ -266,7 +259,7 @@ Origins = Annotated[
 Url = Annotated[str, must_be("a plain https:// address", url)]
 BaseUrl = Annotated[str, must_be("a plain https:// address", base_url)]
 File = Annotated[str, must_be("the path of a file", file_path)]
-LogFormat = Annotated[str, must_be("plain or json", line_format)]
+LogFormat = Annotated[str, must_be("plain or json", str.lower, pattern="^(?i:plain|json)$")]
 
 
 class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
@@ -964,20 +957,16 @@ class Access(NamedTuple):
         environ["caller"] = caller = verify(bearer_token(environ.get("HTTP_AUTHORIZATION")), app)
         if self.scope not in caller.scopes:
             raise insufficient_scope(self.scope)
-        if not self.machines and caller.person is None:
+        if self.machines or caller.person:
+            return caller
+        if caller.person is None:
             raise Problem(403, "person_required", "This is a person's business, and the token speaks for a program.")
-        if not self.machines and not app.settings.user_claim:
-            raise Problem(403, "people_closed", PEOPLE_CLOSED)
-        if not self.machines and not caller.person:
-            detail = "This is a person's business, and the token names nobody: USER_CLAIM's claim is not in it."
-            raise Problem(403, "person_required", detail)
-        return caller
+        if app.settings.user_claim:
+            raise Problem(403, "person_required", "This is a person's business, and the token does not name a person.")
+        raise Problem(403, "people_closed", "This API serves programs only, because USER_CLAIM does not name a claim.")
 
 
 Handler = Callable[..., bytes | None]
-PEOPLE_CLOSED = (
-    "This API serves programs only: its operator has not said, by the setting USER_CLAIM, which claim names a person."
-)
 
 
 def requires(
@@ -1195,8 +1184,8 @@ class Database:
                 self.set_version(db, version)
         return found
 
-    def migrate(self) -> None:
-        """Bring the schema to this version.
+    def migrate(self) -> int:
+        """Bring the schema to this version; -> the version that it had, 0 for none.
 
         :raise Faults: it is no database of ours, or a newer program's
         :raise OSError: PostgreSQL cannot be reached, which may pass
@@ -1215,6 +1204,7 @@ class Database:
                 raise Faults([f"DATABASE_URL is no database that can be used: {says}."]) from fault
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
+        return found
 
     def close(self) -> None:
         """Close the connections that nobody has borrowed."""
@@ -2001,8 +1991,6 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 46rem; font: 1rem/1
 h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 0; overflow-wrap: anywhere }
 p { margin: .4rem 0 } .dim { color: light-dark(#505a6e, #aab2c2) }
 .key { color: light-dark(#0b5d46, #7fd8b8); font-weight: 600; overflow-wrap: anywhere }
-pre { background: light-dark(#eef0ec, #20252f); padding: .7rem .9rem; border-radius: .4rem; overflow-x: auto;
-      font-size: .85rem }
 """
 POLICY = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_TEMPLATE = """<!doctype html>
@@ -2018,26 +2006,14 @@ PAGE_TEMPLATE = """<!doctype html>
 <p>{{info['description']}}</p>
 <p class="dim">Tokens are signed by <span class="key">{{settings.issuer}}</span> for the audience
 <span class="key">{{settings.audience}}</span>. The state of the issuer's key set: <span class="key">{{keys}}</span>.
-The same in a form for programs, with every field and error: <a href="{{home}}/openapi.json">openapi.json</a>.</p>
-<p class="dim">In the lines below, <code>$TOKEN</code> is an access token from the issuer,
-{{!'' if home else "<code>$API</code> is this page's address without its last slash,"}} and
-<code>entry.json</code> holds an entry. Only in an upload it says <code>user_id</code> and <code>external_id</code>:</p>
-<pre tabindex="0" role="region" aria-label="An entry">{"date": "2026-11-20", "project": "StoreZero", "hours": 7.5,
- "user_id": "jane@contractor.example", "external_id": "tracker:1"}</pre>
+The same in a form for programs, with every field and error:
+<a href="{{settings.public_url}}/openapi.json">openapi.json</a>.</p>
 % for path, operations in paths.items():
 % for method, operation in operations.items():
 % scope = operation['security'][0]['auth0'][0] if 'security' in operation else ''
 <h2>{{method.upper()}} {{path}}</h2>
 <p>{{!marked(operation['description'])}}</p>
 <p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
-<pre tabindex="0" role="region" aria-label="curl for {{method.upper()}} {{path}}">curl -X {{method.upper()}} \\
-% if scope:
--H "Authorization: Bearer $TOKEN" \\
-% end
-% if 'requestBody' in operation:
--H "Content-Type: application/json" -d @entry.json \\
-% end
-{{home or '$API'}}{{path.replace('{entry_id}', '14')}}</pre>
 % end
 % end
 </main>
@@ -2061,7 +2037,7 @@ def page() -> str:
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     response.set_header("Content-Security-Policy", POLICY.format(digest))
     response.content_type = "text/html; charset=utf-8"
-    facts = {"settings": app.settings, "home": app.settings.public_url, "keys": app.issuer.state()}
+    facts = {"settings": app.settings, "keys": app.issuer.state()}
     return str(bottle.template(PAGE_TEMPLATE, openapi(app), facts, style=STYLE, marked=marked))
 
 
@@ -2521,9 +2497,11 @@ def explain_settings(app: App) -> bool:
     advice = f"{settings.keys_url()} has none that can verify a token, or is away"
     good &= mark(bool(issuer.keys), "keys", ", ".join(issuer.keys) or "none", advice)
     try:
-        app.db.migrate()
+        before = app.db.migrate()
         ((count,),) = app.db.read("SELECT count(*) FROM entry WHERE voided = 0")
-        return mark(True, "database", f"answers, {count} entries") and good
+        where = os.path.abspath(app.db.url) if app.db.quick else "PostgreSQL"
+        found = f"answers: {where}, {f'{count} entries' if before else 'made just now'}"
+        return mark(True, "database", found) and good
     except Faults as faults:
         return mark(False, "database", "cannot be used", " ".join(faults.faults))
     except OSError as fault:
