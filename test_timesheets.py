@@ -2576,6 +2576,24 @@ def test_frozen_postgresql_is_503_in_time_and_passes(tenant, tmp_path):
 
 
 @linux
+def test_postgresql_that_comes_back_is_used_at_once(tenant, tmp_path):
+    """While it is away everything is 503 in time; the first request after that is answered."""
+    with Cluster() as cluster:
+        cluster.initialise()
+        token = tenant.machine("batch:upload", client="job")
+        with hosts(tenant, tmp_path, cluster.address(), 1) as (server,):
+            cluster.run("pg_ctl", "-D", cluster.data, "-m", "immediate", "stop")
+            end = time.monotonic() + 18
+            while time.monotonic() < end:
+                status, _, seconds = send(server, token, row())
+                assert status == 503 and seconds < 6.5
+                time.sleep(0.2)
+            cluster.start()
+            time.sleep(0.5)
+            assert send(server, token, row())[0] == 200
+
+
+@linux
 def test_loss_of_the_primary_loses_no_answered_upload(tenant, tmp_path, capsys):
     """Two hosts, a primary that is killed while uploads run, a synchronous standby that is promoted: all goes on."""
     with Cluster() as primary, Cluster() as standby:

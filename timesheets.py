@@ -1836,7 +1836,6 @@ def refer(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-QUERIES = [NoQuery, Period, Page, ProjectPage, PersonPage, Report, Rehearsal, Once]
 STRUCTS = [Entry, Results, Week, Health, ProblemDetails, OwnEntry, UploadedEntry, VoidedEntry]
 _, SCHEMAS = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
 NO_ID_YET = SCHEMAS["Entry"]["properties"] | {"id": {"type": "null"}}
@@ -2129,8 +2128,10 @@ class Gateway:
         environ, access = wsgi_environ(scope), None
         with contextlib.suppress(bottle.HTTPError):
             access = access_of(self.app.match(environ)[0])
-        if access and access.body and self.lets_in(environ, access):
-            await self.take_body(environ, protocol)
+        if access and access.body:
+            with contextlib.suppress(Problem):  # the application finds so again, and says why
+                access.admit(environ, self.app)
+                await self.take_body(environ, protocol)
         if self.is_quick(environ, access):
             answer = call(self.app, environ)
         else:
@@ -2141,14 +2142,6 @@ class Gateway:
         """The last thing that a worker does."""
         self.app.db.close()
         LOG.close()
-
-    def lets_in(self, environ: dict[str, Any], access: Access) -> bool:
-        """Whether the guard lets this caller in. If not, the application finds so again, and says why."""
-        try:
-            access.admit(environ, self.app)
-        except Problem:
-            return False
-        return True
 
     async def take_body(self, environ: dict[str, Any], protocol: Any) -> None:
         """Await a request's body, cut off where it is too long for any route."""
@@ -2333,13 +2326,13 @@ class Postgres(Database):
         options = {"autocommit": True, "client_encoding": "utf8", "options": f"{parts.get('options', '')} {limits}"}
         # A host that is gone without a word is noticed.
         options |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+        options["connect_timeout"] = PATIENCE
+        wait: Any = {
+            "timeout": PATIENCE,
+            "reconnect_timeout": 1,
+        }  # the next request tries again, and not a timer of its own
         self.pool = psycopg_pool.ConnectionPool(
-            url,
-            min_size=1,
-            max_size=2 * THREADS,
-            timeout=PATIENCE,
-            open=False,
-            kwargs=options | {"connect_timeout": PATIENCE},
+            url, kwargs=options, min_size=1, max_size=2 * THREADS, open=False, **wait
         )
 
     @contextlib.contextmanager
@@ -2462,9 +2455,8 @@ def explain_token(app: App, token: str) -> bool:
 
 def explain_caller(app: App, caller: Caller) -> bool:
     """Print whom a good token speaks for, and what it opens; -> whether it opens anything."""
-    advice = "set USER_CLAIM to the claim that holds a person's e-mail, or no route for people opens"
-    if app.settings.user_claim:
-        advice = f"put the claim {app.settings.user_claim} into it (USER_CLAIM), or no route for people opens"
+    claim = app.settings.user_claim or "that holds the person's e-mail"
+    advice = f"put the claim {claim} into it (USER_CLAIM), or no route for people opens"
     mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", advice)
     mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; see the README on scopes")
     opened = 0
