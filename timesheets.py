@@ -1127,9 +1127,7 @@ class Database:
         :raise 507: `storage_full`: the database's disk is full, and nothing was stored
         """
         left = min(GIVEN_UP.get() - time.monotonic(), PATIENCE)
-        if left <= 0 or not self.writing.acquire(
-            timeout=left
-        ):  # a fairer queue than SQLite's, which tries now and then
+        if left <= 0 or not self.writing.acquire(timeout=left):  # fairer than SQLite, which tries now and then
             raise Problem(*BUSY, reason="other writers", retry_after=5)
         try:
             with self.connection() as connection:
@@ -1230,11 +1228,12 @@ def utc_now() -> str:
 
 def keep_history(db: Any, who: str, ids: Sequence[int]) -> None:
     """Copy entries into the history. Whatever changes an entry calls this first."""
-    db.executemany(
-        "INSERT INTO history SELECT id, user_id, date, project, seconds, description, approved, voided, changed_at,"
-        " changed_by, ?, ? FROM entry WHERE id = ?",
-        [(utc_now(), who, entry_id) for entry_id in ids],
-    )
+    if ids:
+        db.execute(
+            "INSERT INTO history SELECT id, user_id, date, project, seconds, description, approved, voided, changed_at,"
+            f" changed_by, ?, ? FROM entry WHERE id IN ({', '.join('?' * len(ids))})",
+            [utc_now(), who, *ids],
+        )
 
 
 # ---- Answers: JSON, or CSV for spreadsheets ----
@@ -1961,10 +1960,7 @@ def openapi(app: App) -> dict[str, Any]:
         paths[path_of(route)][route.method.lower()] = operation(route)
         if access := access_of(route):
             scopes[access.scope].append(f"{route.method} {path_of(route)}")
-    issuer, says = (
-        app.settings.issuer.rstrip("/"),
-        app.issuer.description,
-    )  # Auth0's addresses until it has said its own
+    issuer, says = app.settings.issuer.rstrip("/"), app.issuer.description  # which is empty until it has answered
     flow: dict[str, Any] = {"scopes": {scope: ", ".join(opens) for scope, opens in scopes.items()}}
     flow["tokenUrl"] = says.get("token_endpoint", issuer + "/oauth/token")
     signing_in = {"authorizationUrl": says.get("authorization_endpoint", issuer + "/authorize")}
@@ -2259,7 +2255,8 @@ def serve(settings: Settings) -> None:
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
-    open_database(settings.database_url).migrate()
+    with contextlib.closing(open_database(settings.database_url)) as database:  # whose connections no worker inherits
+        database.migrate()
     if settings.tls_cert and (fault := certificate_fault(settings)):
         raise Faults([fault])
     address, port = free_address(settings)
