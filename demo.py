@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.20"]
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.22"]
 # ///
 """The whole main job in a minute, offline: a stand-in for an Auth0 tenant, the API, and the cron job.
 
@@ -15,6 +15,7 @@ correction. `Tenant` is the stand-in; the tests use it too, and let it fail in a
 import argparse
 import collections
 import contextlib
+import hashlib
 import http.server
 import io
 import itertools
@@ -32,6 +33,8 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -39,6 +42,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 HERE = pathlib.Path(__file__).resolve().parent
 AUDIENCE = "https://api.exampleco.com/timesheets"
 CLIENT_ID, CLIENT_SECRET = "TimesheetsImportJob", "demo-secret-never-a-real-one"
+EMAIL = "https://api.exampleco.com/email"  # the claim that names a person, as USER_CLAIM says
 JWKS, TOKEN = "/.well-known/jwks.json", "/oauth/token"
 
 # ---- Tenant: signs tokens, publishes keys, and fails on demand ----
@@ -47,32 +51,35 @@ JWKS, TOKEN = "/.well-known/jwks.json", "/oauth/token"
 class SigningKey:
     """An RSA key pair: `private` signs, `jwk` is what the key set shows of it."""
 
-    def __init__(self, kid):
+    def __init__(self, kid: str) -> None:
         self.kid, self.private = kid, rsa.generate_private_key(public_exponent=65537, key_size=2048)
         public = jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
         self.jwk = {**public, "kid": kid, "alg": "RS256", "use": "sig"}
 
 
-class Tenant(contextlib.AbstractContextManager):
+class Tenant(contextlib.AbstractContextManager["Tenant"]):
     """A local Auth0 tenant: an issuer that serves its key set and the token endpoint on a free loopback port."""
 
-    def __init__(self, audience=AUDIENCE):
+    def __init__(self, audience: str = AUDIENCE) -> None:
         self.audience, self.clients = audience, {CLIENT_ID: (CLIENT_SECRET, "batch:upload")}
-        self.keys, self.published, self.requests = [], [], collections.Counter()
-        self.faults, self.healed = {}, threading.Event()
+        self.keys: list[SigningKey] = []
+        self.published: list[Any] = []
+        self.requests: collections.Counter[str] = collections.Counter()
+        self.faults: dict[str, Iterator[str]] = {}
+        self.healed = threading.Event()
         self.rotate()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Answers,), {"tenant": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         """Stop serving; slow answers under way are let go."""
         self.heal()
         self.server.shutdown()
         self.server.server_close()
 
-    def sign(self, claims, key=None, **header):
+    def sign(self, claims: Any, key: SigningKey | None = None, **header: Any) -> str:
         """A token with exactly these claims; a header member given as None is left out."""
         key = key or self.keys[-1]
         header = {"alg": "RS256", "typ": "JWT", "kid": key.kid, **header}
@@ -81,32 +88,33 @@ class Tenant(contextlib.AbstractContextManager):
         signature = jwt.algorithms.RSAAlgorithm(jwt.algorithms.RSAAlgorithm.SHA256).sign(message, key.private)
         return (message + b"." + jwt.utils.base64url_encode(signature)).decode()
 
-    def token(self, scope="", **claims):
+    def token(self, scope: Any = "", **claims: Any) -> str:
         """A token as Auth0 issues it, good for a day; a claim given as None is left out."""
         now = int(time.time())
-        usual = {"iss": self.url, "aud": self.audience, "iat": now, "exp": now + 86_400, "sub": "auth0|1"}
+        usual = {"iss": self.url, "aud": self.audience, "iat": now, "exp": now + 86_400, "sub": "auth0|1", "azp": "spa"}
         claims = {**usual, "scope": scope, **claims}
         return self.sign({name: value for name, value in claims.items() if value is not None})
 
-    def machine(self, scope="batch:upload", client=CLIENT_ID, **claims):
+    def machine(self, scope: Any = "batch:upload", client: str = CLIENT_ID, **claims: Any) -> str:
         """A token from the client-credentials grant: it speaks for a program."""
         usual = {"sub": f"{client}@clients", "azp": client, "gty": "client-credentials"}
         return self.token(scope, **{**usual, **claims})
 
-    def person(self, who, scope, **claims):
-        """A token that speaks for a person."""
-        return self.token(scope, **{"sub": who, **claims})
+    def person(self, who: str, scope: str, **claims: Any) -> str:
+        """A token that speaks for a person, who has an id of the tenant's and an e-mail address."""
+        number = hashlib.sha256(who.encode()).hexdigest()[:24]
+        return self.token(scope, **{"sub": f"auth0|{number}", EMAIL: who, **claims})
 
-    def rotate(self, keep=True):
+    def rotate(self, keep: bool = True) -> None:
         """Sign with a new key from now on; withdraw all older ones unless `keep`."""
         self.keys.append(SigningKey(f"key-{len(self.keys) + 1}"))
         self.published[:] = [*(self.published if keep else ()), self.keys[-1].jwk]
 
-    def revoke(self, kid):
+    def revoke(self, kid: str) -> None:
         """Withdraw a key from the key set."""
         self.published[:] = [jwk for jwk in self.published if jwk["kid"] != kid]
 
-    def fail(self, path, fault, times=None):
+    def fail(self, path: str, fault: str, times: int | None = None) -> None:
         """Answer `path` with a fault, `times` often or until heal().
 
         Faults: 500 html empty huge redirect slow drip drip-head reset.
@@ -114,14 +122,14 @@ class Tenant(contextlib.AbstractContextManager):
         self.healed.clear()
         self.faults[path] = itertools.repeat(fault, times) if times else itertools.repeat(fault)
 
-    def heal(self):
+    def heal(self) -> None:
         """No more faults, and those under way end."""
         self.faults.clear()
         self.healed.set()
 
-    def grant(self, form):
+    def grant(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """Judge a token request -> (status, answer), in Auth0's own words (RFC 6749 section 4.4)."""
-        secret, scope = self.clients.get(form.get("client_id"), (None, None))
+        secret, scope = self.clients.get(form.get("client_id", ""), (None, None))
         if form.get("grant_type") != "client_credentials":
             return 403, {"error": "unauthorized_client", "error_description": "Grant type not allowed for the client."}
         if secret is None or form.get("client_secret") != secret:
@@ -148,25 +156,26 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     tenant: Tenant
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         """Key set and discovery."""
         url = self.tenant.url
         discovery = {"issuer": url, "jwks_uri": url + JWKS[1:], "token_endpoint": url + TOKEN[1:]}
+        discovery["authorization_endpoint"] = url + "authorize"
         pages = {JWKS: {"keys": self.tenant.published}, "/.well-known/openid-configuration": discovery}
         self.answer(200 if self.path in pages else 404, pages.get(self.path, {}))
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         """The token endpoint; takes a form or JSON, as Auth0 does."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         is_json = "json" in self.headers.get("Content-Type", "")
         form = json.loads(body) if is_json else dict(urllib.parse.parse_qsl(body))
         self.answer(*(self.tenant.grant(form) if self.path == TOKEN else (404, {})))
 
-    def answer(self, status, value):
+    def answer(self, status: int, value: Any) -> None:
         """Send JSON, or the scripted fault in its place."""
         self.tenant.requests[self.path] += 1
         fault = next(self.tenant.faults.get(self.path, iter(())), None)
-        status, part, times = ODD.get(fault, (status, json.dumps(value).encode(), 1))
+        status, part, times = ODD.get(fault or "", (status, json.dumps(value).encode(), 1))
         if fault == "reset":  # to linger 0 s at closing sends RST in place of FIN
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
@@ -186,7 +195,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
             self.wfile.write(part * times)
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         """Say nothing."""
 
 
@@ -205,20 +214,20 @@ SNAPSHOT = ("--snapshot", "2026-11-16..2026-11-22")
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def export(work):
+def export(work: list[tuple[Any, ...]]) -> str:
     """A Toggl export as its users download it, with the byte-order mark that Toggl starts its files with."""
     row = "{0},{1}@contractor.example,Big,{5},,,Yes,2026-11-{2},{3}:00,2026-11-{2},{4}:00,,\n"
     rows = [row.format(who, who.lower(), *rest) for who, *rest in work]
     return "\ufeff" + HEAD + "\n" + "".join(rows)
 
 
-def say(title, *lines):
+def say(title: str, *lines: str) -> None:
     """A heading, and what there is to know."""
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
     print(f"\n{bold}{title}{plain}", *lines, sep="\n  ", flush=True)
 
 
-def start(stack, command, **how):
+def start(stack: contextlib.ExitStack, command: list[str], **how: Any) -> subprocess.Popen[str]:
     """One of the programs beside this file; it ends when the stack does. A signal waits until the stack knows of it."""
     held = []
     before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in ENDING}
@@ -232,15 +241,16 @@ def start(stack, command, **how):
     return program
 
 
-def start_api(tenant, folder, stack):
+def start_api(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack) -> str:
     """`python timesheets.py` on a free port -> its address, once it answers."""
     # Nothing else is handed down: a DATABASE_URL or a proxy of the caller's would change what is shown.
     keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
+    env["USER_CLAIM"] = EMAIL
     log = stack.enter_context((folder / "api.log").open("w"))
     # In a session of its own Ctrl-C does not reach it: two signals at once can lock it up (seen with Granian 2.8).
     api = start(stack, ["timesheets.py"], env={**keep, **env, "PORT": "0"}, stderr=log, start_new_session=True)
-    banner, deadline = api.stdout.readline().strip(), time.monotonic() + 10
+    banner, deadline = (api.stdout or io.StringIO()).readline().strip(), time.monotonic() + 10
     found = re.search(r"http://[\d.:]+", banner)
     while found and api.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
@@ -253,12 +263,12 @@ def start_api(tenant, folder, stack):
     raise SystemExit(f"The API did not start: {last[0]}\n{usually}")
 
 
-def sync(env, folder, expected, *arguments):
+def sync(env: dict[str, str], folder: pathlib.Path, expected: int, *arguments: str) -> None:
     """Run the cron job as cron would, and show what it says; the walk ends here if it is not what was `expected`."""
     print("  $ python sync.py", *arguments, flush=True)
     with contextlib.ExitStack() as stack:
         job = start(stack, ["sync.py", *arguments], env=env, cwd=folder, stderr=subprocess.STDOUT)
-        for line in job.stdout:
+        for line in job.stdout or ():
             print("   ", line, end="")
         status = job.wait()
     print("    exit status", status)
@@ -266,14 +276,14 @@ def sync(env, folder, expected, *arguments):
         raise SystemExit(f"The cron job should have ended with status {expected}; the lines above say why it did not.")
 
 
-def ask(url, token, path, method="GET"):
+def ask(url: str, token: str, path: str, method: str = "GET") -> Any:
     """One call of the API with a token -> the JSON that it answers."""
     call = urllib.request.Request(url + path, method=method, headers={"Authorization": f"Bearer {token}"})
     with DIRECT.open(call, timeout=10) as answer:
         return json.load(answer)
 
 
-def walk(tenant, folder, stack):
+def walk(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
     """Every step of the main job."""
     say("The tenant is up.", f"It signs tokens as {tenant.url} and publishes its public keys there.")
     url = start_api(tenant, folder, stack)
@@ -305,7 +315,7 @@ def walk(tenant, folder, stack):
     print(f"  In a browser: {url}")
 
 
-def main():
+def main() -> None:
     """Walk, then serve until Ctrl-C."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--exit", action="store_true", help="stop after the steps")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.20"]
+# dependencies = ["bottle>=0.13.4", "pyjwt[crypto]>=2.15.1", "granian>=2.8", "msgspec>=0.22"]
 # ///
 """The Timesheets API: One database of hours for programs and people, guarded by OAuth 2.0 access tokens.
 
@@ -25,6 +25,9 @@ Words used below, as the RFCs use them:
     read:timesheets     GET /timesheets, /reports/weekly        people
     delete:timesheets   DELETE /timesheets/ID                   people
     approve:timesheets  /approvals, and others' entries         managers
+
+The file follows a request: what it is made of, who sends it, where it is stored, what each route does. Behind
+"Around it" stands what a reader can leave for later: self-description, serving, PostgreSQL, `explain`.
 """
 
 import argparse
@@ -33,8 +36,8 @@ import base64
 import collections
 import concurrent.futures
 import contextlib
+import contextvars
 import csv
-import dataclasses
 import functools
 import hashlib
 import http.client
@@ -42,6 +45,7 @@ import inspect
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import random
@@ -53,23 +57,148 @@ import ssl
 import sys
 import threading
 import time
+import unicodedata
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 import bottle
 import jwt
 import msgspec
 from bottle import request, response
 from cryptography.exceptions import UnsupportedAlgorithm
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 VERSION = "1.0.0"
-THREADS = 16  # per worker, for what waits
-RACE_BUDGET = 20  # seconds for which a request that keeps losing races runs again
 log = logging.getLogger("timesheets")
 
+# ---- Fields: one definition for reading, for OpenAPI, for --help and for the sentence that names a fault ----
+
+# Settings, queries and bodies are Structs. Beside a field's type stands what its value must be, and whatever is said
+# or checked of the field comes from there.
+
+Input = TypeVar("Input", bound=Struct)
+MAX_FAULTS = 20  # so many are named, of the others only how many
+
+
+class Fault(Struct):
+    """A field, or a parameter of the query, and what is wrong with it."""
+
+    field: str
+    detail: str
+
+
+class Faults(ValueError):
+    """Everything that is wrong with some input, as one list: a Fault for each field, or sentences."""
+
+    def __init__(self, faults: Sequence[Any]) -> None:
+        super().__init__(faults)
+        self.faults = list(faults)
+
+
+class Field(NamedTuple):
+    """What a Struct says of one of its fields."""
+
+    name: str  # as callers write it
+    attribute: str
+    type: Any
+    required: bool
+    default: Any
+    must_be: str
+    reader: Callable[[Any], Any] | None
+    about: str
+
+
+def must_be(sentence: str, reader: Callable[[Any], Any] | None = None, **limits: Any) -> Meta:
+    """What a field must be, in words for people. msgspec checks its type and `limits`, then `reader` has a look.
+
+    A reader gives what is kept of a value. :raise ValueError: it is none; the text, if any, replaces the sentence
+    """
+    return Meta(extra={"must_be": sentence, "reader": reader}, **limits)
+
+
+def whole(low: int, high: int) -> Meta:
+    """What a whole number must be."""
+    return must_be(f"a whole number from {low} to {high}", ge=low, le=high)
+
+
+def about(text: str) -> Meta:
+    """What a field is for."""
+    return Meta(description=text)
+
+
+def metas(kind: Any) -> Iterator[Meta]:
+    """What a type is annotated with, itself or inside."""
+    yield from (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, Meta))
+    for part in get_args(kind):
+        yield from metas(part)
+
+
+@functools.cache
+def fields(struct: type[Struct]) -> list[Field]:
+    """The fields of a Struct, in order."""
+    found = []
+    for each in msgspec.structs.fields(struct):
+        marks = list(metas(each.type))
+        rule: dict[Any, Any] = next((mark.extra for mark in marks if mark.extra), {"must_be": "text", "reader": None})
+        meaning = next((mark.description for mark in marks if mark.description), "")
+        facts = (each.encode_name, each.name, each.type, each.required, each.default)
+        found.append(Field(*facts, rule["must_be"], rule["reader"], meaning))
+    return found
+
+
+def read(struct: type[Input], given: Mapping[str, Any]) -> Input:
+    """What was given, as a Struct. :raise Faults: what is missing, unknown, or not what it must be"""
+    if not isinstance(given, Mapping):
+        raise Faults([Fault("", "must be a JSON object")])
+    values, faults, known = {}, [], fields(struct)
+    for each in known:
+        try:
+            if each.name in given:
+                value = given[each.name]
+                value = msgspec.convert(value.strip() if type(value) is str else value, each.type, strict=False)
+                values[each.attribute] = each.reader(value) if each.reader else value
+            elif each.required:
+                faults.append(Fault(each.name, "is missing"))
+        except msgspec.ValidationError:
+            faults.append(Fault(each.name, f"must be {each.must_be}"))
+        except ValueError as fault:
+            faults.append(Fault(each.name, str(fault) or f"must be {each.must_be}"))
+    names = [each.name for each in known]
+    others = [name for name in given if name not in names]
+    for name in others[:MAX_FAULTS]:
+        servers = issubclass(struct, OwnEntry) and name in Entry.__struct_fields__
+        faults.append(Fault(sayable(name), "is set by the server" if servers else "unknown field"))
+    if (number := len(faults) + len(others[MAX_FAULTS:])) > MAX_FAULTS:
+        faults[MAX_FAULTS:] = [Fault("", f"and {number - MAX_FAULTS} more faults")]
+    if faults:
+        raise Faults(faults)
+    return struct(**values)
+
+
+def finish(entry: Struct) -> None:
+    """Let the readers have a look at what msgspec has decoded itself. :raise ValueError: one does not take its value"""
+    for attribute, reader in readers(type(entry)):
+        if (value := getattr(entry, attribute)) is not UNSET:
+            setattr(entry, attribute, reader(value))
+
+
+@functools.cache
+def readers(struct: type[Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
+    """The fields of a Struct that have a reader."""
+    return [(each.attribute, each.reader) for each in fields(struct) if each.reader]
+
+
+def sayable(text: str) -> str:
+    """What somebody sent, short enough and whole enough to be sent back."""
+    return text[:200].encode(errors="replace").decode()
+
+
 # ---- Settings: read from the environment, all faults reported at once ----
+
+# Each variable is a command-line flag too. Nothing is read, opened or fetched when this file is imported.
 
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]", re.IGNORECASE)
 ADDRESS = re.compile(  # no name and password, no query, no fragment, nothing that a header could not hold
@@ -78,154 +207,114 @@ ADDRESS = re.compile(  # no name and password, no query, no fragment, nothing th
 )
 
 
-class Faults(ValueError):
-    """Everything that is wrong with some input, as one list: sentences, or a Fault for each field of an entry."""
-
-
-def url(text):
+def url(text: str) -> str:
     """An absolute address, encrypted unless it stays on this machine."""
     match = ADDRESS.fullmatch(text)
     if match is None or int(match["port"] or 0) > 65_535:
-        raise ValueError("must be a plain https:// address")
+        raise ValueError
     if match["scheme"].lower() == "http" and not LOOPBACK.fullmatch(match["host"]):
         raise ValueError("must start with https://; what goes over http:// can be read and changed on its way")
     return text
 
 
-def issuer_url(text):
-    """The expected `iss`: https://DOMAIN/ for a bare domain, a full URL exactly as written."""
-    if "://" in text:
-        return url(text)
-    if not re.fullmatch(r"[A-Za-z0-9.-]+\.[A-Za-z0-9-]+/?", text):
-        raise ValueError("must be a domain such as tenant.eu.auth0.com, or a full https:// issuer URL")
-    return f"https://{text.rstrip('/')}/"
+def issuer_url(text: str) -> str:
+    """The expected `iss`: as written, but a bare domain or host gets the slash that Auth0 signs with."""
+    if "://" not in text and not re.fullmatch(r"[A-Za-z0-9.-]+\.[A-Za-z0-9-]+/?", text):
+        raise ValueError
+    whole = url(text if "://" in text else f"https://{text}")
+    return whole if urllib.parse.urlsplit(whole).path else whole + "/"
 
 
-def file_path(text):
+def base_url(text: str) -> str:
+    """An address to put paths after."""
+    return url(text).rstrip("/")
+
+
+def origin(text: str) -> str:
+    """What a browser calls itself in the Origin header: scheme, host and port."""
+    if not re.fullmatch(r"https?://(?!.*:(80|443)$)([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", url(text), re.ASCII):
+        raise ValueError
+    return text
+
+
+def each_of(reader: Callable[[str], str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """A reader for each of many texts, the blank ones left out."""
+    return lambda texts: tuple(reader(text.strip()) for text in texts if text.strip())
+
+
+def file_path(text: str) -> str:
     """The path of a file that is there."""
     if not os.path.isfile(text):
         raise ValueError(f"names no file: {text}")
     return text
 
 
-def base_url(text):
-    """An address to put paths after."""
-    return url(text).rstrip("/")
+ISSUER = "a domain such as tenant.eu.auth0.com, or an issuer's https:// URL"
+IssuerUrl = Annotated[str, must_be(ISSUER, issuer_url)]
+IssuerUrls = Annotated[tuple[str, ...], must_be(f"with commas between them, each {ISSUER}", each_of(issuer_url))]
+Claims = Annotated[tuple[str, ...], must_be("claims with commas between", each_of(str))]
+Origins = Annotated[
+    tuple[str, ...], must_be("origins as browsers have them: https://app.exampleco.com", each_of(origin))
+]
+Url = Annotated[str, must_be("a plain https:// address", url)]
+BaseUrl = Annotated[str, must_be("a plain https:// address", base_url)]
+File = Annotated[str, must_be("the path of a file", file_path)]
+LogFormat = Annotated[str, must_be("plain or json", str.lower, pattern="^(?i:plain|json)$")]
 
 
-def origin(text):
-    """What a browser calls itself in the Origin header: scheme, host and port."""
-    if not re.fullmatch(r"https?://(?!.*:(80|443)$)([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", url(text), re.ASCII):
-        raise ValueError("must name origins as browsers do: https://app.exampleco.com, in small letters and no more")
-    return text
+class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
+    """All that the API is told from outside."""
 
-
-def each(read):
-    """A reader of values with commas between."""
-    return lambda text: tuple(read(part.strip()) for part in text.split(",") if part.strip())
-
-
-def reads(**schema):
-    """Tag a reader with the JSON Schema of what it takes, for /openapi.json."""
-
-    def tag(reader):
-        reader.schema = schema
-        return reader
-
-    return tag
-
-
-def number(low, high):
-    """A reader of whole numbers from `low` to `high`."""
-
-    @reads(type="integer", minimum=low, maximum=high)
-    def read(text):
-        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return read
-
-
-def one_of(*choices):
-    """A reader of one of a few words."""
-
-    @reads(type="string", enum=list(choices))
-    def read(text):
-        if text not in choices:
-            raise ValueError("must be " + " or ".join(choices))
-        return text
-
-    return read
-
-
-def setting(variable, meaning, default=dataclasses.MISSING, read=str):
-    """A field of Settings: the variable, what it is or where it is found, the default, how its text is read."""
-    return dataclasses.field(default=default, metadata={"variable": variable, "meaning": meaning, "read": read})
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """All that the API is told from outside. Each variable is a command-line flag too."""
-
-    issuer: str = setting(
-        "AUTH0_DOMAIN", "the tenant's domain (Auth0 dashboard > Settings), or an issuer URL", read=issuer_url
+    issuer: Annotated[IssuerUrl, about("the tenant's domain (Auth0 dashboard > Settings), or an issuer URL")] = field(
+        name="AUTH0_DOMAIN"
     )
-    audience: str = setting("AUTH0_AUDIENCE", "the API's identifier (Auth0 dashboard > Applications > APIs)")
-    jwks_url: str = setting("JWKS_URL", "where the key set is, if not right below the issuer", "", url)
-    extra_issuers: tuple = setting(
-        "EXTRA_ISSUERS", "further accepted `iss` values that share the keys", (), each(issuer_url)
+    audience: Annotated[str, about("the API's identifier (Auth0 dashboard > Applications > APIs)")] = field(
+        name="AUTH0_AUDIENCE"
     )
-    user_claim: str = setting("USER_CLAIM", "the claim that names a person", "sub")
-    scope_claims: tuple = setting("SCOPE_CLAIMS", "claims that grant scopes too, with commas between", (), each(str))
-    database_url: str = setting("DATABASE_URL", "the path of the SQLite file, or postgresql://...", "timesheets.db")
-    host: str = setting("HOST", "the address to listen on", "127.0.0.1")
-    port: int = setting("PORT", "the port to listen on; 0 takes a free one", 8080, number(0, 65535))
-    workers: int = setting("WORKERS", "how many processes serve", 1, number(1, 64))
-    tls_cert: str = setting("TLS_CERT", "the certificate chain's file (PEM), to serve HTTPS itself", "", file_path)
-    tls_key: str = setting("TLS_KEY", "the file of that certificate's private key (PEM)", "", file_path)
-    cors_origins: tuple = setting(
-        "CORS_ORIGINS", "browser origins that may call, with commas between", (), each(origin)
-    )
-    public_url: str = setting("PUBLIC_URL", "this API's own URL as its callers see it", "", base_url)
-    log_format: str = setting("LOG_FORMAT", "how a request is logged: plain or json", "plain", one_of("plain", "json"))
+    user_claim: Annotated[
+        str, about("the claim that holds a person's e-mail; without it, programs only are served")
+    ] = ""
+    jwks_url: Annotated[Url, about("where the key set is, if not right below the issuer")] = ""
+    extra_issuers: Annotated[IssuerUrls, about("further accepted `iss` values that share the keys")] = ()
+    scope_claims: Annotated[Claims, about("claims that grant scopes too, with commas between")] = ()
+    database_url: Annotated[str, about("the path of the SQLite file, or postgresql://...")] = "timesheets.db"
+    host: Annotated[str, about("the address to listen on")] = "127.0.0.1"
+    port: Annotated[int, whole(0, 65_535), about("the port to listen on; 0 takes a free one")] = 8080
+    workers: Annotated[int, whole(1, 64), about("how many processes serve")] = 1
+    tls_cert: Annotated[File, about("the certificate chain's file (PEM), to serve HTTPS itself")] = ""
+    tls_key: Annotated[File, about("the file of that certificate's private key (PEM)")] = ""
+    cors_origins: Annotated[Origins, about("browser origins that may call, with commas between")] = ()
+    public_url: Annotated[BaseUrl, about("this API's own URL as its callers see it")] = ""
+    log_format: Annotated[LogFormat, about("how a request is logged: plain or json")] = "plain"
 
-    def keys_url(self):
+    def keys_url(self) -> str:
         """Where the issuer publishes its key set."""
         return self.jwks_url or self.issuer.rstrip("/") + "/.well-known/jwks.json"
 
     @classmethod
-    def from_env(cls, env):
-        """Build settings from a mapping such as `os.environ`. :raise Faults: a sentence for each fault."""
-        values, faults = {}, []
-        for field in dataclasses.fields(cls):
-            variable, meaning, read = field.metadata.values()
-            text = env.get(variable, "").strip()
-            try:
-                if text:
-                    values[field.name] = read(text)
-                elif field.default is dataclasses.MISSING:
-                    raise ValueError("is not set")
-            except ValueError as fault:
-                faults.append(f"{variable} {fault}. It is {meaning}.")
-        if bool(env.get("TLS_CERT", "").strip()) != bool(env.get("TLS_KEY", "").strip()):
-            faults.append("TLS_CERT and TLS_KEY belong together. Only one of them is set.")
-        if faults:
-            raise Faults(faults)
-        return cls(**values)
+    def from_env(cls, env: Mapping[str, str]) -> "Settings":
+        """Settings from a mapping such as `os.environ`. :raise Faults: a sentence for each fault"""
+        known = {each.name: each for each in fields(cls)}
+        given: dict[str, Any] = {name: env[name] for name in known if env.get(name, "").strip()}
+        given |= {name: text.split(",") for name, text in given.items() if isinstance(known[name].default, tuple)}
+        sentences = []
+        if ("TLS_CERT" in given) != ("TLS_KEY" in given):
+            sentences.append("TLS_CERT and TLS_KEY belong together. Only one of them is set.")
+        try:
+            settings = read(cls, given)
+        except Faults as faults:
+            sentences[:0] = [f"{each.field} {each.detail}. It is {known[each.field].about}." for each in faults.faults]
+        if sentences:
+            raise Faults(sentences)
+        return settings
 
 
 # ---- Problems: every error has one shape, RFC 9457 ----
 
-
-class Fault(msgspec.Struct):
-    """A field, or a parameter of the query, and what is wrong with it."""
-
-    field: str
-    detail: str
+# Whatever goes wrong is raised as a Problem where it is found, and answered in one place, `problem_json`.
 
 
-class ProblemDetails(msgspec.Struct, omit_defaults=True):
+class ProblemDetails(Struct, omit_defaults=True):
     """The body of every error (RFC 9457). `code` is for programs and never changes; `detail` is for people."""
 
     type: str
@@ -243,15 +332,27 @@ class Problem(bottle.HTTPError):
     `challenge` completes WWW-Authenticate (RFC 6750 section 3). `reason` goes to the log and never to the caller.
     """
 
-    def __init__(self, status, code, detail, errors=None, challenge=None, reason=None, retry_after=None):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[Fault] = (),
+        challenge: str | None = None,
+        reason: object = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(status, detail)
-        self.code, self.detail, self.errors, self.reason = code, detail, errors, reason
+        self.code, self.detail, self.errors, self.reason = code, detail, list(errors), reason
         if challenge is not None:
             self.set_header("WWW-Authenticate", 'Bearer realm="timesheets"' + challenge)
         if retry_after is not None:
             self.set_header("Retry-After", retry_after)
 
 
+BUSY = (503, "database_busy", "The database is busy; try again.")
+AWAY = (503, "database_unavailable", "The database cannot be reached or written now; try again later.")
+FULL = (507, "storage_full", "The database's disk is full, so nothing was stored; try again later.")
 BOTTLES_OWN = {  # errors that Bottle raises itself, in our words
     400: ("bad_request", "This is not a request as HTTP has it."),
     404: ("not_found", "There is nothing at this address."),
@@ -260,7 +361,7 @@ BOTTLES_OWN = {  # errors that Bottle raises itself, in our words
 }
 
 
-def problem_json(error):
+def problem_json(error: bottle.HTTPError) -> bytes:
     """Bottle's error handler: every error, Bottle's own included, as application/problem+json."""
     if error.status_code == 405:
         methods = {"OPTIONS", *error.headers["Allow"].split(",")}
@@ -276,70 +377,656 @@ def problem_json(error):
         metadata = f'resource_metadata="{public_url}/.well-known/oauth-protected-resource"'
         response.set_header("WWW-Authenticate", f"{challenge}, {metadata}")
     title = http.client.responses.get(error.status_code, "Error")
-    facts = ("about:blank", title, error.status_code, error.detail, error.code, request["request_id"])
+    facts = (title, error.status_code, error.detail, error.code, request["request_id"], error.errors)
     response.content_type = "application/problem+json"
-    return msgspec.json.encode(ProblemDetails(*facts, error.errors or []))
+    return msgspec.json.encode(ProblemDetails("about:blank", *facts))
 
 
-class MustWait(BaseException):
-    """A request on the server's event loop would have to wait. It starts over in a thread; see `gateway`."""
+def watch(handler: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
+    """Bottle plugin around every route: takes plain requests only; logs, and does not tell, what nobody foresaw.
 
-
-class BodyWanted(MustWait):
-    """A request that is let in needs its body, which has not been read yet."""
-
-
-def may_wait():
-    """Goes before all that waits, for a body, the disk or the issuer. :raise MustWait: this is an event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise MustWait
-
-
-BUSY = (503, "database_busy", "The database is busy; try again.")
-AWAY = (503, "database_unavailable", "The database cannot be reached or written now; try again later.")
-FULL = (507, "storage_full", "The database's disk is full, so nothing was stored; try again later.")
-
-
-class RaceLost(Exception):
-    """Two transactions met, and the database stopped this one. Nothing of it was stored; it may run again."""
-
-
-def run_to_the_end(work):
-    """Run `work` again while it loses races -> its result. :raise Problem: 503, it lost them all."""
-    pause, give_up = 0.02, time.monotonic() + RACE_BUDGET
-    while True:
-        try:
-            return work()
-        except RaceLost as lost:
-            if time.monotonic() > give_up:
-                raise Problem(*BUSY, retry_after=5) from lost
-            time.sleep(random.random() * pause)
-            pause = min(2 * pause, 1)
-
-
-def fence(handler):
-    """Bottle plugin around every route: runs again what lost a race; logs, and does not tell, what nobody foresaw."""
+    :raise 400: `bad_request`: there is no Host header, or more than one
+    :raise 500: `internal_error`: our fault
+    """
 
     @functools.wraps(handler)
-    def fenced(**arguments):
+    def watched(**arguments: Any) -> bytes | None:
+        if "," in request.environ.get("HTTP_HOST", ","):  # two headers arrive as one with a comma
+            raise Problem(400, *BOTTLES_OWN[400])
+        if not request.environ["PATH_INFO"].isprintable():  # Bottle forgives a line break at the end
+            raise Problem(404, *BOTTLES_OWN[404])
+        if problem := request.environ.get("timesheets.problem"):  # the gateway's
+            raise problem
         try:
-            return run_to_the_end(lambda: handler(**arguments))
+            return handler(**arguments)
         except bottle.HTTPResponse:
             raise
         except Exception as fault:  # the one place that catches everything
             log.exception("request %s failed", request["request_id"])
             raise Problem(500, *BOTTLES_OWN[500]) from fault
 
-    return fenced
+    return watched
+
+
+# ---- Input: what a text, a date, hours and a person are; bodies and queries ----
+
+# Every text is trimmed and searched for bad characters in `plain`, every name of a person goes through `person`.
+
+MAX_BODY, MAX_ROWS = 8 * 1024 * 1024, 10_000
+BODY_DEADLINE = 30  # seconds for a whole body
+BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
+BLANK_FILLER = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters to Unicode, and nothing to the eye
+TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,30})?)?"
+ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
+JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
+remember = functools.lru_cache(maxsize=4096)  # a batch says most things many times
+
+
+def plain(text: str) -> str:
+    """Text without blanks around it."""
+    trimmed = text.strip()
+    if not trimmed.isprintable() and BAD_CHARACTER.search(trimmed):
+        raise ValueError("must not hold control characters or broken Unicode")
+    if text and not trimmed:
+        raise ValueError  # whether it may be empty is for the limits of its field to say
+    return trimmed
+
+
+@remember
+def person(text: str) -> str:
+    """The one spelling of a person, by which uploads, tokens and queries name them.
+
+    Full-width and composed characters become the usual ones, and an address is in small letters.
+    """
+    spelled = unicodedata.normalize("NFKC", plain(text)).strip()
+    if "@" in spelled:
+        spelled = re.sub(r"[.\s]+$", "", unicodedata.normalize("NFKC", spelled.casefold()))
+    unseen = BLANK_FILLER.search(spelled) or any(unicodedata.category(character) == "Cf" for character in spelled)
+    if unseen or spelled in ("", "*") or len(spelled) > 200:
+        raise ValueError("must be a name or an address without characters that nobody sees")
+    return spelled
+
+
+def anybody(text: str) -> str:
+    """A person, or `*` for everybody."""
+    return text if text == "*" else person(text)
+
+
+def civil_day(text: str) -> str:
+    """YYYY-MM-DD of that, of an ISO date-time or of Java's Date.toString(): the day as written, in any zone."""
+    with contextlib.suppress(ValueError):  # there is no such day
+        if match := ISO_DATE.fullmatch(text.strip()):
+            return date.fromisoformat(match[1]).isoformat()
+        if match := JAVA_DATE.fullmatch(text.strip()):
+            return datetime.strptime(f"{match[1]} {match['year']}", "%b %d %Y").date().isoformat()
+    raise ValueError
+
+
+@remember
+def worked_day(text: str) -> str:
+    """A day on which somebody can have worked: from 2000 to tomorrow, wherever they are."""
+    worked = civil_day(text)
+    if not "2000-01-01" <= worked <= (datetime.now(UTC) + timedelta(days=1)).date().isoformat():
+        raise ValueError("must be from 2000-01-01 to tomorrow")
+    return worked
+
+
+def is_true(value: bool) -> bool:
+    """The mark of an entry that is gone upstream."""
+    if not value:
+        raise ValueError
+    return value
+
+
+TEXT, FLAG = "text of 1 to 200 characters", "1, 0, true or false"
+DATES = {"examples": ["2026-11-20", "2026-11-20T17:40:20.095Z"]}
+HOURS = {"type": ["number", "string"], "examples": [7.5]}  # as text, too, in a form of the reference clients
+HALF_A_SECOND = 0.5 / 3600  # what is not longer would be stored as none
+Text = Annotated[str, must_be(TEXT, plain, min_length=1, max_length=200)]
+Project = Annotated[str, must_be(TEXT, remember(plain), min_length=1, max_length=200)]
+Note = Annotated[str, must_be("text of at most 5,000 characters", plain, max_length=5_000)]
+Person = Annotated[str, must_be(TEXT, person, min_length=1, max_length=200)]
+Anybody = Annotated[str, must_be(TEXT, anybody, min_length=1, max_length=200)]
+Day = Annotated[str, must_be("a date such as 2026-11-20", civil_day, max_length=64, extra_json_schema=DATES)]
+WorkedDay = Annotated[str, must_be("a date such as 2026-11-20", worked_day, max_length=64, extra_json_schema=DATES)]
+RIGHT_HOURS = must_be("a number of hours such as 7.5, more than 0 and at most 24", gt=HALF_A_SECOND, le=24)
+Hours = Annotated[float, RIGHT_HOURS, Meta(extra_json_schema=HOURS)]
+PAGE_START = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$"
+PageStart = Annotated[str, must_be("as in the Link header of the page before", pattern=PAGE_START)]
+Grouping = Literal["user", "project", "user,project", "project,user"]
+GROUPINGS = must_be("user, project, user,project or project,user")
+KEY_OF_REQUEST = must_be("1 to 200 visible ASCII characters", pattern=r"^[\x21-\x7e]{1,200}$")
+Value = TypeVar("Value")
+Maybe = Union[Value, UnsetType]  # noqa: UP007 (mypy takes no other form of a generic alias)
+
+
+class OwnEntry(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Hours that a person types."""
+
+    date: WorkedDay
+    project: Project
+    hours: Hours
+    description: Note = ""
+
+
+class UploadedEntry(OwnEntry, kw_only=True, forbid_unknown_fields=True):
+    """Hours that a program brings in; the `external_id` is the tracker's own key, by which it is known again."""
+
+    user_id: Person
+    external_id: Maybe[Text] = UNSET
+
+
+class VoidedEntry(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An uploaded entry that is gone from the tracker."""
+
+    external_id: Text
+    deleted: Annotated[bool, must_be("true, or left out", is_true)]
+
+
+class NoQuery(Struct):
+    """No parameters."""
+
+
+class Period(Struct, kw_only=True):
+    """Days from one to another."""
+
+    first: Maybe[Annotated[Day, about("the first day")]] = field(name="from", default=UNSET)
+    last: Maybe[Annotated[Day, about("the last day, which counts too")]] = field(name="to", default=UNSET)
+
+
+class Page(Period, kw_only=True):
+    """A part of a list."""
+
+    limit: Annotated[int, whole(1, 1000), about("how many entries at most; the Link header leads to the rest")] = 100
+    after: Maybe[Annotated[PageStart, about("where a page begins, from the Link header of the page before")]] = UNSET
+
+
+class ProjectPage(Page, kw_only=True):
+    """A part of a list, or of a project's."""
+
+    project: Maybe[Annotated[Text, about("only this project's entries")]] = UNSET
+
+
+class PersonPage(ProjectPage, kw_only=True):
+    """A part of a list, of one person or of all."""
+
+    user_id: Maybe[Annotated[Anybody, about("whose entries, `*` for all; others' need approve:timesheets")]] = UNSET
+    approved: Maybe[Annotated[bool, must_be(FLAG, int), about("only approved entries, or only others")]] = UNSET
+
+
+class Report(Period, kw_only=True):
+    """What a report adds up."""
+
+    by: Annotated[Grouping, GROUPINGS, about("what to add up by, besides the week")] = "user,project"
+
+
+class Rehearsal(Struct, kw_only=True):
+    """Whether it is in earnest."""
+
+    dry_run: Annotated[bool, must_be(FLAG), about("say what would happen, and store nothing")] = False
+
+
+class Once(Struct, kw_only=True):
+    """A header that makes a request safe to repeat."""
+
+    key: Maybe[
+        Annotated[str, KEY_OF_REQUEST, about("any text of yours; sent again, it gets the first answer again")]
+    ] = field(name="Idempotency-Key", default=UNSET)
+
+
+@functools.lru_cache(maxsize=1024)  # programs ask the same again and again
+def read_query(struct: type[Input], text: str) -> tuple[Input, dict[str, str]]:
+    """The query's parameters, as a Struct and as they were sent.
+
+    :raise 400: `invalid_query`: the query is malformed; `errors` names every parameter at fault
+    """
+    try:
+        pairs = urllib.parse.parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError as fault:
+        raise Problem(400, "invalid_query", "The query is not UTF-8, or has too many parameters.") from fault
+    given = dict(pairs)
+    try:
+        if len(given) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise Faults([Fault(sayable(name), "stands twice") for name in given if names.count(name) > 1])
+        return read(struct, given), given
+    except Faults as faults:
+        known = ", ".join(each.name for each in fields(struct)) or "none"
+        detail = f"The query has faults; errors names them. The parameters here are: {known}."
+        raise Problem(400, "invalid_query", detail, faults.faults) from faults
+
+
+def read_body() -> bytes:
+    """The request's body.
+
+    :raise 400: `malformed_json`: the body is no JSON, or ends early; `detail` says where
+    :raise 408: `body_timeout`: the body did not arrive in time
+    :raise 413: `too_large` or `too_many_rows`: the body is over a limit, which `detail` names
+    :raise 415: `unsupported_media_type`: the body is not labelled as JSON
+    """
+    media, _, parameters = request.environ.get("CONTENT_TYPE", "").lower().partition(";")
+    if media.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
+        raise Problem(415, "unsupported_media_type", "The body must be JSON in UTF-8: Content-Type: application/json")
+    stated = request.content_length  # -1: none, as in a chunked body, which one byte more than the limit gives away
+    length = stated if stated >= 0 else MAX_BODY + 1 if request.environ.get("wsgi.input_terminated") else 0
+    body: bytes = b"" if stated > MAX_BODY else request["wsgi.input"].read(length)
+    if max(stated, len(body)) > MAX_BODY:
+        limit = f"{MAX_BODY // 1024**2} MiB"
+        raise Problem(413, "too_large", f"The body is over the limit of {limit}; send fewer rows at once.")
+    if len(body) < stated:
+        raise Problem(400, "malformed_json", "The body ended before the length that Content-Length states.")
+    return body
+
+
+def read_json(body: bytes) -> Any:
+    """The body's JSON value, NaN and Infinity included, which are no good value of any field."""
+    try:
+        return json.loads(body.decode())
+    except json.JSONDecodeError as fault:
+        where = f"{fault.msg} at line {fault.lineno}, column {fault.colno}"
+        raise Problem(400, "malformed_json", f"The body is not JSON: {where}.") from fault
+    except (ValueError, RecursionError) as fault:
+        raise Problem(400, "malformed_json", "The body is not UTF-8, or no JSON that an entry could be.") from fault
+
+
+# ---- Tokens: the issuer's keys, one table of checks, verify, requires ----
+
+# A token is judged by its key, once; by the clock and by the key set, at every request. Nobody waits for the issuer:
+# a thread fetches its keys, and who cannot be judged meanwhile is told to come back.
+
+LEEWAY = 60  # seconds by which the issuer's clock and ours may differ
+FRESH, USABLE = 600, 86_400  # seconds until a key set is fetched anew, and for how long it is used if that fails
+PAUSE, DEADLINE = 30, 5  # seconds between two fetches, so that made-up key ids cannot cause a flood; and for one
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+ACCESS_TOKEN = ("at+jwt", "application/at+jwt")  # DPoP proofs and logout tokens are neither these nor plain JWTs
+BROKEN_KEY = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError, AttributeError)
+BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
+COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")  # RFC 7515 section 7.1, never padded
+NO_ANSWER = (OSError, ValueError, RecursionError, http.client.HTTPException)
+
+
+class InvalidToken(Problem):
+    """A token that is refused: 401. The reason goes to the log; the caller learns less."""
+
+    def __init__(self, reason: str) -> None:
+        detail = "The access token is malformed, expired or not meant for this API; get a new one."
+        super().__init__(401, "invalid_token", detail, challenge=', error="invalid_token"', reason=reason)
+
+
+def fetch(address: str) -> dict[str, Any]:
+    """A JSON object that the issuer publishes. :raise OSError, ValueError, HTTPException: it cannot be had"""
+    opener, body, end = urllib.request.OpenerDirector(), b"", time.monotonic() + DEADLINE
+    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+        opener.add_handler(handler())  # none for redirects: keys come from the issuer and nobody else
+    with opener.open(address, timeout=DEADLINE) as answer:
+        while chunk := answer.read1(65_536):
+            body += chunk
+            if len(body) > 256 * 1024 or time.monotonic() > end:
+                raise ValueError("the answer is too long or too slow")
+        if answer.status != 200:
+            raise ValueError(f"the issuer answered {answer.status}")
+    document = json.loads(body)
+    if not isinstance(document, dict):
+        raise ValueError("the answer is no JSON object")
+    return document
+
+
+def usable_keys(members: object) -> dict[str, jwt.PyJWK]:
+    """The members of a JWKS that may verify tokens (RFC 7517 section 4), by key id. :raise ValueError: there are none
+
+    Left out: symmetric, encryption and malformed keys, keys without an id, RSA below 2048 bits. A key that names no
+    algorithm gets the first of its type (RS256 for RSA); a token's header never chooses.
+    """
+    keys: dict[str, jwt.PyJWK] = {}
+    for jwk in members if isinstance(members, list) else []:
+        try:
+            key = jwt.PyJWK(jwk)
+            strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
+            meant = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"])
+            if strong and meant and type(jwk["kid"]) is str:
+                keys.setdefault(jwk["kid"], key)
+        except BROKEN_KEY:
+            continue  # one bad member must not take the good ones away
+    if not keys:
+        raise ValueError("the answer holds no key that may verify a token")
+    return keys
+
+
+class Issuer:
+    """What the issuer publishes: its key set, and its own description. Kept, refreshed, and in an outage kept on with.
+
+    A thread fetches, one at a time. One that the issuer keeps waiting is given up after DEADLINE.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.settings, self.clock = settings, clock
+        self.keys: dict[str, jwt.PyJWK] = {}
+        self.description: dict[str, Any] = {}  # its discovery document, for OpenAPI and `explain`
+        self.fetched = self.tried = self.settled = float("-inf")  # when the attempt began that succeeded, ended, or not
+        self.lock, self.thread = threading.Lock(), threading.Thread()
+
+    def state(self) -> str:
+        """`fresh`; `stale` when the issuer has not answered for a while and the last set is still used; else `none`."""
+        age = self.clock() - self.fetched
+        return "fresh" if age <= FRESH else "stale" if age <= USABLE else "none"
+
+    def under_way(self) -> bool:
+        """Whether an attempt is being made."""
+        return self.settled < self.tried and self.clock() - self.tried <= DEADLINE
+
+    def find(self, kid: str) -> jwt.PyJWK:
+        """The key with this id.
+
+        :raise 401: `invalid_token`: the issuer has no such key
+        :raise 503: `keys_unavailable`: the issuer's keys cannot be had now; try again after Retry-After seconds
+        """
+        waiting = self.under_way()  # asked before the key is looked up, because the attempt may end in between
+        key, state = self.keys.get(kid), self.state()
+        if key is None or state != "fresh":
+            waiting = self.refresh() or waiting
+        if key is not None and state != "none":
+            return key
+        if state == "fresh" and not waiting and self.fetched == self.tried:
+            raise InvalidToken(f"kid is {kid!a:.100}, expected one of {', '.join(self.keys)}")
+        detail = "The issuer's signing keys cannot be fetched, so this token cannot be judged now; try again later."
+        again = 1 if waiting else PAUSE
+        raise Problem(503, "keys_unavailable", detail, reason=f"key {kid!a:.100}, key set {state}", retry_after=again)
+
+    def refresh(self) -> bool:
+        """Start an attempt, unless one was made a moment ago; -> whether it was started."""
+        with self.lock:
+            if self.under_way() or self.clock() - self.tried < (PAUSE if self.keys else DEADLINE):
+                return False
+            self.tried = self.clock()
+            self.thread = threading.Thread(target=self.attempt, args=(self.tried,), daemon=True)
+            self.thread.start()
+        return True
+
+    def attempt(self, began: float) -> None:
+        """Fetch the key set, then what the issuer says of itself; a failure leaves the old in place."""
+        address = self.settings.keys_url()
+        try:
+            keys = usable_keys(fetch(address).get("keys"))
+            if began == self.tried:  # else it was given up
+                self.keys, self.fetched = keys, began
+        except NO_ANSWER as fault:
+            log.warning("the key set at %s cannot be fetched: %s", address, fault)
+        self.settled = max(self.settled, began)
+        if not self.description:
+            with contextlib.suppress(*NO_ANSWER):
+                self.description = fetch(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
+            if self.description.get("issuer", self.settings.issuer) != self.settings.issuer:
+                says = "the issuer calls itself %a, expected %a: no token of its will be accepted; see AUTH0_DOMAIN"
+                log.warning(says, self.description["issuer"], self.settings.issuer)
+
+
+class Check(NamedTuple):
+    """One thing that is asked of a token."""
+
+    name: str
+    good: bool
+    found: object
+    expected: str
+
+
+class Caller(NamedTuple):
+    """Whom a token speaks for, what it permits, and when."""
+
+    client: str
+    person: str | None  # None for a program; empty for somebody whom the token does not name
+    scopes: frozenset[str]
+    times: tuple[float, float, float]  # exp, iat, nbf
+
+
+# Who calls, as Auth0 (azp, gty), RFC 9068 (client_id), Okta (cid), Entra ID (oid, idtyp) and Keycloak say it.
+CLIENT_CLAIMS = ("azp", "client_id", "cid")
+CALLER_CLAIMS = (*CLIENT_CLAIMS, "oid", "idtyp", "preferred_username")
+
+
+def is_text(value: object) -> bool:
+    """Whether a claim is text that fits in a line of the log."""
+    return type(value) is str and not BAD_CHARACTER.search(value)
+
+
+def words(value: object) -> list[str] | None:
+    """A claim's words: a list of texts as it is, a text at its spaces. None: it is neither."""
+    parts = value.split(" ") if type(value) is str else value
+    return parts if type(parts) is list and all(type(part) is str for part in parts) else None
+
+
+def is_time(claim: object) -> bool:
+    """Whether a claim is a NumericDate (RFC 7519 section 2) that a clock can be set beside."""
+    return isinstance(claim, (int, float)) and type(claim) is not bool and 0 <= claim < 2**53
+
+
+def is_program(claims: Mapping[str, Any]) -> bool:
+    """Whether a token speaks for a program, and not for a person."""
+    subject, username = claims.get("sub"), claims.get("preferred_username")
+    return (
+        "client-credentials" in (words(claims.get("gty")) or [])
+        or str(subject).endswith("@clients")
+        or subject in [claims[name] for name in (*CLIENT_CLAIMS, "oid") if name in claims]
+        or claims.get("idtyp", "user") not in ("", "user")
+        or str(username).startswith("service-account-")
+    )
+
+
+def is_person(settings: Settings, claims: Mapping[str, Any]) -> bool:
+    """Whether the claim that USER_CLAIM names can be a person, or is not there."""
+    try:
+        return person(claims.get(settings.user_claim, "nobody")) != ""
+    except (ValueError, TypeError):
+        return False
+
+
+def checks(settings: Settings, header: Mapping[str, Any], claims: Mapping[str, Any]) -> Iterator[Check]:
+    """What is asked of a token beside its signature and the clock, in the order of RFC 9068 section 4."""
+    kind, issuers = str(header.get("typ", "JWT")).lower(), [settings.issuer, *settings.extra_issuers]
+    yield Check("alg", header.get("alg") in ALGORITHMS, header.get("alg"), "an asymmetric algorithm, RS256 by default")
+    yield Check("typ", kind in ("jwt", *ACCESS_TOKEN), header.get("typ"), "at+jwt or JWT, or nothing")
+    yield Check("iss", claims.get("iss") in issuers, claims.get("iss"), " or ".join(issuers))
+    audience = claims["aud"] if type(claims.get("aud")) is list else [claims.get("aud")]
+    ours = settings.audience in audience and words(audience) is not None
+    yield Check("aud", ours, claims.get("aud"), settings.audience)
+    for name in ("exp", "iat"):
+        yield Check(name, is_time(claims.get(name)), claims.get(name), "a time in seconds")
+    yield Check("nbf", is_time(claims.get("nbf", 0)), claims.get("nbf"), "a time in seconds, or nothing")
+    yield Check("sub", is_text(claims.get("sub")) and claims["sub"] != "", claims.get("sub"), "who it speaks for")
+    for name in CALLER_CLAIMS:
+        yield Check(name, is_text(claims.get(name, "")), claims.get(name), "text, or nothing")
+    client = client_of(claims)
+    yield Check("client", bool(client), client or None, f"one of {', '.join(CLIENT_CLAIMS)}: the program that calls")
+    yield Check("gty", words(claims.get("gty", "")) is not None, claims.get("gty"), "text or a list, or nothing")
+    yield Check("scope", type(claims.get("scope", "")) is str, claims.get("scope"), "words with spaces between")
+    permissions = claims.get("permissions", [])
+    listed = type(permissions) is list and words(permissions) is not None
+    yield Check("permissions", listed, claims.get("permissions"), "a list of scopes, or nothing")
+    for name in settings.scope_claims:
+        yield Check(name, words(claims.get(name, [])) is not None, claims.get(name), "text or a list, or nothing")
+    for name in ("nonce", "at_hash", "c_hash"):
+        says = "nothing; only ID tokens have it, and this is no access token"
+        yield Check(name, kind in ACCESS_TOKEN or name not in claims, claims.get(name), says)
+    bearer = kind in ACCESS_TOKEN or claims.get("typ", "Bearer") == "Bearer"
+    yield Check("typ claim", bearer, claims.get("typ"), "Bearer, or nothing; others are no access tokens")
+    yield Check("cnf", "cnf" not in claims, claims.get("cnf"), "nothing; this API cannot check the proof of a key")
+    yield Check("act", "act" not in claims, claims.get("act"), "nothing; this API would not name who acts")
+    verified = is_program(claims) or claims.get("email_verified", True) is True
+    yield Check("email_verified", verified, claims.get("email_verified"), "true, or nothing")
+    if settings.user_claim:
+        named = is_program(claims) or is_person(settings, claims)
+        yield Check("USER_CLAIM", named, claims.get(settings.user_claim), "a person's name or address")
+
+
+@functools.lru_cache(maxsize=1024)  # of one token, once a second
+def in_time(exp: Any, iat: Any, nbf: Any, now: int) -> list[Check]:
+    """What is asked of a token's times, to the second."""
+    begun = is_time(nbf) and nbf - LEEWAY <= now
+    return [
+        Check("exp", is_time(exp) and exp + LEEWAY > now, exp, "a time ahead of us; get a new token"),
+        Check("iat", is_time(iat) and iat - LEEWAY <= now, iat, "a time behind us"),
+        Check("nbf", begun, nbf, "a time behind us, or nothing"),
+    ]
+
+
+def insist(rows: Iterable[Check]) -> None:
+    """:raise 401: `invalid_token`: the access token is not good for this API"""
+    for name, good, found, expected in rows:
+        if not good:
+            raise InvalidToken(f"{name} is {found!a:.200}, expected {expected}")
+
+
+def client_of(claims: Mapping[str, Any]) -> str:
+    """The program that calls; empty when the token names none."""
+    return next((claims[name] for name in CLIENT_CLAIMS if claims.get(name)), "")
+
+
+def judge(settings: Settings, token: str, key: jwt.PyJWK) -> Caller:
+    """What a token signed by `key` permits: a pure function, which never looks at the clock."""
+    if not COMPACT.fullmatch(token):
+        raise InvalidToken("it is no JWT: three parts of base64url, without padding")
+    unchecked = ("aud", "iss", "exp", "iat", "nbf", "sub")  # by PyJWT, because `checks` says more
+    options: Any = {"require": [], **{f"verify_{name}": False for name in unchecked}}
+    try:
+        decoded = jwt.decode_complete(token, key, [key.algorithm_name], options)
+    except (jwt.PyJWTError, ValueError) as fault:
+        raise InvalidToken(str(fault)) from fault
+    claims = decoded["payload"]
+    insist(checks(settings, decoded["header"], claims))
+    granted = [words(claims.get(name, [])) or [] for name in ("scope", "permissions", *settings.scope_claims)]
+    named = claims.get(settings.user_claim, "") if settings.user_claim else ""
+    who = None if is_program(claims) else named and person(named)
+    times = (claims["exp"], claims["iat"], claims.get("nbf", 0))
+    return Caller(client_of(claims), who, frozenset().union(*granted), times)
+
+
+@functools.lru_cache(maxsize=64)  # an issuer's tokens all begin with the same header
+def key_id(header: str) -> str:
+    """Which key a token's header names, to be looked up and not yet to be believed."""
+    try:
+        kid = json.loads(base64.urlsafe_b64decode(header + "=="))["kid"]
+    except (ValueError, LookupError, TypeError, RecursionError) as fault:
+        raise InvalidToken("its header cannot be read, or names no key") from fault
+    if type(kid) is not str:
+        raise InvalidToken("its key id is not text")
+    return kid
+
+
+def verify(token: str, app: "App") -> Caller:
+    """The Caller that a token speaks for.
+
+    Checks signature, algorithm, type, issuer, audience and times. Does not check scopes (`requires` does) nor whether
+    the token was revoked before its time: a self-contained token cannot tell.
+    """
+    if len(token) > 16_384:
+        raise InvalidToken("it is longer than any real token")
+    caller = app.judge(token, app.issuer.find(key_id(token.partition(".")[0])))
+    insist(in_time(*caller.times, int(app.clock())))
+    return caller
+
+
+@functools.lru_cache(maxsize=256)  # a program sends the same all day
+def bearer_token(header: str | None) -> str:
+    """The token in an Authorization header (RFC 6750 section 3.1).
+
+    :raise 400: `invalid_request`: the Authorization header is malformed
+    :raise 401: `token_required`: there is no access token
+    """
+    if match := BEARER.fullmatch(header or ""):
+        return match[1]
+    # Two headers arrive as one with a comma, characters outside ASCII as an empty one; both are malformed.
+    if header is None or ("," not in header and header.lower().split()[:1] not in ([], ["bearer"])):
+        raise Problem(401, "token_required", "This needs an access token: Authorization: Bearer TOKEN", challenge="")
+    detail = "The Authorization header must stand once and hold the word Bearer, a space and the token."
+    raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
+
+
+class Access(NamedTuple):
+    """Who may use a route, what it takes, and whether it may run on the event loop: what `requires` is told."""
+
+    scope: str
+    query: type[Struct]
+    body: Any
+    machines: bool
+    quick: bool
+
+    def admit(self, environ: dict[str, Any], app: "App") -> Caller:
+        """The caller, if the token permits this route.
+
+        :raise 403: `insufficient_scope`, `person_required` or `people_closed`: the token does not permit this
+        """
+        environ["caller"] = caller = verify(bearer_token(environ.get("HTTP_AUTHORIZATION")), app)
+        if self.scope not in caller.scopes:
+            raise insufficient_scope(self.scope)
+        if self.machines or caller.person:
+            return caller
+        if caller.person is None:
+            raise Problem(403, "person_required", "This is a person's business, and the token speaks for a program.")
+        if app.settings.user_claim:
+            raise Problem(403, "person_required", "This is a person's business, and the token does not name a person.")
+        raise Problem(403, "people_closed", "This API serves programs only, because USER_CLAIM does not name a claim.")
+
+
+Handler = Callable[..., bytes | None]
+
+
+def requires(
+    scope: str, query: type[Struct] = NoQuery, body: Any = None, machines: bool = False, quick: bool = False
+) -> Callable[[Handler], Handler]:
+    """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
+
+    Stands *below* the route's decorator. The handler finds the Caller in `request["caller"]`, and the query's
+    parameters in `request["query"]`. Only a route that names a `body` is sent one.
+    """
+
+    access = Access(scope, query, body, machines, quick)
+
+    def guard(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        def guarded(**arguments: Any) -> bytes | None:
+            access.admit(request.environ, request.app)
+            request["query"], request["given"] = read_query(query, request.query_string)
+            return handler(**arguments)
+
+        guarded.access = access  # type: ignore[attr-defined]  # for the gateway, OpenAPI and `explain`
+        return guarded
+
+    return guard
+
+
+def access_of(route: bottle.Route) -> Access | None:
+    """Who may use a route. None: anybody."""
+    return getattr(route.callback, "access", None)
+
+
+def insufficient_scope(scope: str) -> Problem:
+    """The Problem of a token that permits too little."""
+    challenge = f', error="insufficient_scope", scope="{scope}"'
+    return Problem(403, "insufficient_scope", f"This needs a token with the scope {scope}.", challenge=challenge)
 
 
 # ---- Storage: SQLite or PostgreSQL, where an answered upload survives a power cut ----
 
-# Versions of the schema, oldest first. Rows are never deleted: an entry that goes away is voided.
-SCHEMA = [
+# Both engines take the same SQL. Writers queue: at a lock in this process, at SQLite's own between processes, and at
+# a row in PostgreSQL. What is answered is on the disk.
+
+PATIENCE = 5  # seconds that a writer waits for the others
+GIVEN_UP: contextvars.ContextVar[float] = contextvars.ContextVar("given_up", default=math.inf)  # when a request is
+THREADS = 8  # per worker, for what writes; as many for what reads
+CHECKPOINT = 10_000  # pages; in a large table the rows of one upload lie in hundreds of them: copy them back seldom
+
+
+def respell(db: Any) -> None:
+    """Bring the people who are stored to the one spelling of `person`."""
+    for (old,) in db.execute("SELECT user_id FROM entry UNION SELECT user_id FROM replay").fetchall():
+        seen = "".join(each for each in old if unicodedata.category(each) != "Cf" and not BLANK_FILLER.match(each))
+        with contextlib.suppress(ValueError):
+            if (new := person(seen)) != old:
+                db.execute("UPDATE entry SET user_id = ? WHERE user_id = ?", (new, old))
+                db.execute("DELETE FROM replay WHERE user_id = ?", (old,))
+
+
+# Versions of the schema, oldest first: statements, or a function. Rows are never deleted: an entry is voided.
+SCHEMA: list[str | Callable[[Any], None]] = [
     """
     CREATE TABLE entry (
         id INTEGER PRIMARY KEY,           -- rows stay for ever, so no id is ever used twice
@@ -370,10 +1057,16 @@ SCHEMA = [
         PRIMARY KEY (user_id, key)
     ) STRICT
     """,
+    """
+    DROP INDEX entry_by_approval;
+    CREATE INDEX entry_by_date ON entry (date, id) WHERE voided = 0;
+    CREATE INDEX entry_waiting ON entry (date, id) WHERE voided = 0 AND approved = 0
+    """,
+    respell,
 ]
 
 
-def in_a_line(fault):
+def in_a_line(fault: object) -> str:
     """What a database says of a fault, in one line and without the statement that it happened in."""
     return " ".join(str(fault).partition("\nLINE ")[0].split())
 
@@ -381,10 +1074,11 @@ def in_a_line(fault):
 class Database:
     """A SQLite file. Its connections are lent out, one to a thread at a time, and kept for the next."""
 
-    errors = sqlite3
+    errors: Any = sqlite3
     begin = "BEGIN IMMEDIATE"
-    schema_version = "PRAGMA user_version"
-    set_version = "PRAGMA user_version = {}"
+    for_update = ""  # a writer has the whole database
+    quick = True  # a page of a list may be read on the event loop
+    patience: float | None = None  # seconds for the whole of a request; what waits here gives up by itself
     passing = {  # result codes for trouble that is not the request's
         sqlite3.SQLITE_BUSY: BUSY,
         sqlite3.SQLITE_READONLY: AWAY,
@@ -393,22 +1087,24 @@ class Database:
         sqlite3.SQLITE_FULL: FULL,
     }
 
-    def __init__(self, url):
-        self.url, self.idle = url, collections.deque()
+    def __init__(self, url: str) -> None:
+        self.url, self.idle, self.writing = url, collections.deque[Any](), threading.Semaphore()
 
-    def open(self):
-        """A new connection: another writer is waited for 5 s, every commit is on the disk before it is answered."""
-        connection = sqlite3.connect(self.url, timeout=5, isolation_level=None, check_same_thread=False)
-        # In a large table the rows of one upload lie in hundreds of pages: read them once, copy them back seldom.
+    def open(self) -> sqlite3.Connection:
+        """A new connection, whose every commit is on the disk before it is answered."""
+        connection = sqlite3.connect(self.url, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         connection.executescript(
             "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -8000;"
-            " PRAGMA wal_autocheckpoint = 10000"
+            f" PRAGMA wal_autocheckpoint = {CHECKPOINT}"
         )
         return connection
 
     @contextlib.contextmanager
-    def connection(self):
-        """Lend a connection. :raise Problem: 503 or 507 for trouble that passes."""
+    def connection(self) -> Iterator[Any]:
+        """Lend a connection.
+
+        :raise 503: `database_busy` or `database_unavailable`: try again after Retry-After seconds
+        """
         try:
             try:
                 connection = self.idle.pop()
@@ -425,160 +1121,97 @@ class Database:
             raise Problem(*self.passing[fault.sqlite_errorcode & 0xFF], reason=fault, retry_after=5) from fault
 
     @contextlib.contextmanager
-    def transaction(self, keep=True):
-        """Lend a connection in a write transaction: all of it is stored or nothing; nothing when `keep` is false."""
-        may_wait()
-        with self.connection() as connection:
-            connection.execute(self.begin)
-            yield connection
-            connection.execute("COMMIT" if keep else "ROLLBACK")
+    def transaction(self, keep: bool = True) -> Iterator[Any]:
+        """Lend a connection in a write transaction: all of it is stored or nothing; nothing when `keep` is false.
 
-    def read(self, sql, values=()):
-        """All rows of a query, as tuples."""
-        with self.connection() as connection:
-            return connection.execute(sql, values).fetchall()
+        :raise 507: `storage_full`: the database's disk is full, and nothing was stored
+        """
+        left = min(GIVEN_UP.get() - time.monotonic(), PATIENCE)
+        if left <= 0 or not self.writing.acquire(timeout=left):  # fairer than SQLite, which tries now and then
+            raise Problem(*BUSY, reason="other writers", retry_after=5)
+        try:
+            with self.connection() as connection:
+                connection.execute(self.begin.format(round(left * 1000)))
+                yield connection
+                if time.monotonic() > GIVEN_UP.get():  # the caller has been told that nothing was stored
+                    raise Problem(*AWAY, reason="it took too long", retry_after=5)
+                connection.execute("COMMIT" if keep else "ROLLBACK")
+        finally:
+            self.writing.release()
 
-    def new_ids(self, db, count):
+    def read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with self.connection() as connection:
+            rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
+        return rows
+
+    def queue_up(self, db: Any, name: str) -> None:
+        """Wait until no other transaction writes for this client or person."""
+
+    def new_ids(self, db: Any, count: int) -> Sequence[int]:
         """Ids for so many new entries. Nobody else can take the next ones while the write transaction is ours."""
         ((last,),) = db.execute("SELECT coalesce(max(id), 0) FROM entry")
         return range(last + 1, last + 1 + count)
 
-    def prepare(self):
-        """Let readers and a writer work side by side (WAL). :raise RaceLost: SQLite does not queue for this switch."""
-        try:
-            with self.connection() as db:
-                db.execute("PRAGMA journal_mode = WAL")
-        except Problem as problem:
-            if problem.code == BUSY[1]:
-                raise RaceLost(problem.reason) from problem
-            raise
+    def prepare(self) -> None:
+        """Make the file, readable by its user only, and let readers and a writer work side by side (WAL)."""
+        with contextlib.suppress(OSError):  # SQLite says better what is wrong
+            os.close(os.open(self.url, os.O_RDWR | os.O_CREAT, 0o600))
+        with self.connection() as db:
+            db.execute("PRAGMA journal_mode = WAL")
 
-    def upgrade(self):
-        """Run the statements of each version of the schema that the database does not have yet; -> what it had."""
+    def version(self, db: Any) -> int:
+        """The schema's version, which nobody else changes while the write transaction is ours."""
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+    def set_version(self, db: Any, version: int) -> None:
+        """Note that the schema is of this version now."""
+        db.execute(f"PRAGMA user_version = {version}")
+
+    def upgrade(self) -> int:
+        """Run each version of the schema that the database does not have yet; -> what it had."""
         self.prepare()
         with self.transaction() as db:
-            ((found,),) = db.execute(self.schema_version).fetchall()
-            for version, statements in list(enumerate(SCHEMA, start=1))[found:]:
-                for statement in re.sub(r"--.*", "", statements).split(";"):
-                    db.execute(statement)
-                db.execute(self.set_version.format(version))
+            found = self.version(db)
+            for version, step in list(enumerate(SCHEMA, start=1))[found:]:
+                if callable(step):
+                    step(db)
+                else:
+                    for statement in re.sub(r"--.*", "", step).split(";"):
+                        db.execute(statement)
+                self.set_version(db, version)
         return found
 
-    def migrate(self):
-        """Bring the schema to this version.
+    def migrate(self) -> int:
+        """Bring the schema to this version; -> the version that it had, 0 for none.
 
         :raise Faults: it is no database of ours, or a newer program's
         :raise OSError: PostgreSQL cannot be reached, which may pass
         """
-        try:
-            found = run_to_the_end(self.upgrade)  # other processes start as well
-        except (self.errors.Error, Problem) as fault:
-            raise Faults(
-                [f"DATABASE_URL is no database that can be used: {in_a_line(fault.__cause__ or fault)}."]
-            ) from fault
+        give_up = time.monotonic() + 20
+        while True:
+            try:
+                found = self.upgrade()
+                break
+            except (self.errors.Error, Problem) as fault:
+                busy = isinstance(fault, Problem) and fault.code == BUSY[1]
+                if busy and time.monotonic() < give_up:  # other processes start as well
+                    time.sleep(random.random() / 5)
+                    continue
+                says = in_a_line(fault.__cause__ or fault)
+                raise Faults([f"DATABASE_URL is no database that can be used: {says}."]) from fault
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
+        return found
 
-    def close(self):
+    def close(self) -> None:
         """Close the connections that nobody has borrowed."""
         while self.idle:
             self.idle.pop().close()
 
 
-class Postgres(Database):
-    """A PostgreSQL database, shared by any number of API processes: the same SQL, serializable transactions, a pool.
-
-    Only what every engine that speaks its protocol has is used: no advisory locks, no LISTEN, no extensions.
-    """
-
-    begin = "BEGIN ISOLATION LEVEL SERIALIZABLE"
-    # To write the row while reading it makes hosts that start at once queue: all but the first then lose the race.
-    schema_version = (
-        "UPDATE schema_version SET version = 0 WHERE version = 0 RETURNING (SELECT max(version) FROM schema_version)"
-    )
-    set_version = "INSERT INTO schema_version VALUES ({})"
-
-    def __init__(self, url):
-        try:
-            import psycopg
-            import psycopg_pool
-        except ImportError:
-            raise Faults(["DATABASE_URL is PostgreSQL's, which needs a package more: psycopg[binary,pool]."]) from None
-        try:
-            parts = psycopg.conninfo.conninfo_to_dict(url)
-            if "@" in f"{parts.get('host')} {parts.get('dbname')}" or re.search("[^0-9,]", str(parts.get("port", ""))):
-                raise psycopg.ProgrammingError  # a password that is not percent-encoded reaches into the host or port
-        except psycopg.Error:  # whose text would show the password
-            raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
-        self.errors = errors = psycopg.errors
-        self.connect = functools.partial(psycopg.connect, url, connect_timeout=5)
-        start = (errors.DuplicateTable, errors.DuplicateObject)  # hosts that start at once make the same tables
-        self.races = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation, *start)
-        logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
-        self.pool = psycopg_pool.ConnectionPool(
-            url, min_size=1, max_size=THREADS, timeout=5, open=False, kwargs={"autocommit": True}
-        )
-
-    @contextlib.contextmanager
-    def connection(self):
-        """Lend a connection. :raise Problem: 503 or 507 for trouble that passes. :raise RaceLost: run again."""
-        may_wait()
-        self.pool.open()
-        try:
-            with self.pool.connection() as connection:
-                yield PostgresConnection(connection)
-        except self.races as fault:
-            raise RaceLost(fault) from fault
-        except self.errors.DiskFull as fault:
-            raise Problem(*FULL, reason=fault, retry_after=5) from fault
-        except (self.errors.OperationalError, self.errors.ReadOnlySqlTransaction) as fault:
-            raise Problem(*AWAY, reason=fault, retry_after=5) from fault
-
-    def new_ids(self, db, count):
-        """Ids for so many new entries."""
-        rows = db.execute("SELECT nextval('entry_id') FROM generate_series(1, ?)", [count])
-        return [entry_id for (entry_id,) in rows]
-
-    def prepare(self):
-        """Make the table that knows the schema's version, and the source of ids. :raise OSError: no server."""
-        try:
-            self.connect().close()  # unlike the pool, it says why it cannot
-        except self.errors.OperationalError as fault:
-            raise ConnectionError(f"DATABASE_URL cannot be connected to: {in_a_line(fault)}") from fault
-        with self.connection() as db:
-            db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
-            db.execute("INSERT INTO schema_version VALUES (0) ON CONFLICT DO NOTHING")
-            db.execute("CREATE SEQUENCE IF NOT EXISTS entry_id")
-
-    def close(self):
-        """Close the pool."""
-        self.pool.close()
-
-
-class PostgresConnection:
-    """A psycopg connection that takes SQLite's way of writing parameters and tables."""
-
-    def __init__(self, connection):
-        self.connection = connection
-
-    def execute(self, sql, values=()):
-        """Run a statement -> its cursor."""
-        sql = sql.replace("?", "%s").replace(") STRICT", ")").replace("id INTEGER PRIMARY KEY", "id BIGINT PRIMARY KEY")
-        return self.connection.execute(sql, values or None)
-
-    def executemany(self, sql, rows):
-        """Run a statement for each row, in one go; new rows go by COPY, which takes a third of the time."""
-        cursor = self.connection.cursor()
-        if insert := re.fullmatch(r"INSERT INTO (\w+ \([^)]*\)) VALUES \((\?, )*\?\)", sql):
-            with cursor.copy(f"COPY {insert[1]} FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(row)
-        else:
-            cursor.executemany(sql.replace("?", "%s"), rows)
-
-
-def open_database(url):
-    """The database at a path or a postgresql:// address. :raise Faults: it cannot be one."""
+def open_database(url: str) -> Database:
+    """The database at a path or a postgresql:// address. :raise Faults: it cannot be one"""
     if url == ":memory:":
         raise Faults(["DATABASE_URL is :memory:, of which each connection would have its own. It must be a file."])
     if url.startswith(("postgresql://", "postgres://")):
@@ -588,512 +1221,50 @@ def open_database(url):
     return Database(url)
 
 
-def utc_now():
+def utc_now() -> str:
     """The time of a change, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def keep_history(db, who, ids):
+def keep_history(db: Any, who: str, ids: Sequence[int]) -> None:
     """Copy entries into the history. Whatever changes an entry calls this first."""
-    db.executemany(
-        "INSERT INTO history SELECT id, user_id, date, project, seconds, description, approved, voided, changed_at,"
-        " changed_by, ?, ? FROM entry WHERE id = ?",
-        [(utc_now(), who, entry_id) for entry_id in ids],
-    )
-
-
-# ---- Input: what an entry, a body and a query must be ----
-
-MAX_BODY, MAX_ROWS = 8 * 1024 * 1024, 10_000
-BODY_DEADLINE = 30  # seconds for a whole body
-BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
-DECIMAL = re.compile(r"\s*\d+(\.\d*)?(e[+-]?\d{1,3})?\s*", re.ASCII | re.IGNORECASE)
-TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,30})?)?"
-ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
-JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
-
-
-def text(low, high):
-    """A reader of text of `low` to `high` characters, which it trims."""
-
-    @reads(type="string", minLength=low, maxLength=high, pattern="^[^\\x00-\\x1f\\x7f-\\x9f]*$")
-    def read(value):
-        if type(value) is not str:
-            raise ValueError("must be text")
-        if len(value) <= 2 * high:  # a longer one stays too long, because what `remember` keeps must be small
-            value = value.strip()
-        if not low <= len(value) <= high:
-            raise ValueError(f"must have {low} to {high} characters")
-        if not value.isprintable() and BAD_CHARACTER.search(value):
-            raise ValueError("must not hold control characters or broken Unicode")
-        return value
-
-    return read
-
-
-@reads(type="string", format="date", examples=["2026-11-20"])
-def day(value):
-    """A reader of YYYY-MM-DD, ISO date-times and Java's Date.toString(), as YYYY-MM-DD: as written, in any zone."""
-    with contextlib.suppress(ValueError, TypeError):  # there is no such day; it is no text
-        if match := ISO_DATE.fullmatch(value):
-            return date.fromisoformat(match[1]).isoformat()
-        if match := JAVA_DATE.fullmatch(value):
-            return datetime.strptime(f"{match[1]} {match['year']}", "%b %d %Y").date().isoformat()
-    raise ValueError("must be a date such as 2026-11-20")
-
-
-@reads(type="string", examples=["2026-11-20", "2026-11-20T17:40:20.095Z"])
-def worked_day(value):
-    """A reader of days on which somebody can have worked: from 2000 to tomorrow, wherever they are."""
-    worked = day(value)
-    if not "2000-01-01" <= worked <= (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%d"):
-        raise ValueError("must be from 2000-01-01 to tomorrow")
-    return worked
-
-
-@reads(type=["number", "string"], exclusiveMinimum=0, maximum=24, examples=[7.5])
-def hours(value):
-    """A reader of hours, as whole seconds. The form `not 0 < x <= 24` refuses NaN too."""
-    if type(value) is str and len(value) <= 64 and DECIMAL.fullmatch(value):
-        value = float(value)
-    if type(value) not in (int, float):
-        raise ValueError("must be a number of hours such as 7.5")
-    if not 0 < value <= 24 or round(value * 3600) == 0:
-        raise ValueError("must be more than 0 and at most 24")
-    return round(value * 3600)
-
-
-@reads(type="string", enum=["1", "0", "true", "false"])
-def flag(text):
-    """A reader of yes and no, as 1 and 0."""
-    if text not in flag.schema["enum"]:
-        raise ValueError("must be 1, 0, true or false")
-    return int(text in ("1", "true"))
-
-
-@reads(const=True)
-def tombstone(value):
-    """A reader of the mark that an entry is gone upstream."""
-    if value is not True:
-        raise ValueError("must be true, or left out")
-
-
-remember = functools.lru_cache(maxsize=4096, typed=True)  # a batch says most things many times; True is not 1
-OWN_ENTRY = {
-    "date": remember(worked_day),
-    "project": remember(text(1, 200)),
-    "hours": remember(hours),
-    "description": text(0, 5000),
-}
-UPLOADED_ENTRY = {"user_id": remember(text(1, 200)), **OWN_ENTRY, "external_id": text(1, 200)}
-VOIDED_ENTRY = {"external_id": text(1, 200), "deleted": tombstone}
-OPTIONAL = {"description": "", "external_id": None}
-SERVER_SETS = {"id", "user_id", "approved", "source"}
-
-
-def read_entry(row, readers):
-    """The fields of a JSON object, each read by its reader. :raise Faults: all of its Faults."""
-    if type(row) is not dict:
-        raise Faults([Fault("", "must be a JSON object")])
-    entry, faults = {}, []
-    for field, read in readers.items():
-        try:
-            if field in row:
-                entry[field] = read(row[field])
-            elif field in OPTIONAL and "deleted" not in readers:
-                entry[field] = OPTIONAL[field]
-            else:
-                raise ValueError("is missing")
-        except ValueError as fault:
-            faults.append(Fault(field, str(fault)))
-        except TypeError:  # nothing to remember it by
-            faults.append(Fault(field, "must be a single value, not a list or an object"))
-    for field in row:
-        if field not in readers:
-            detail = "is set by the server" if field in SERVER_SETS else "unknown field"
-            faults.append(Fault(sayable(field), detail))
-    if faults:
-        raise Faults(faults)
-    return entry
-
-
-def sayable(text):
-    """What somebody sent, short enough and whole enough to be sent back."""
-    return text[:200].encode(errors="replace").decode()
-
-
-def object_of(pairs):
-    """A JSON object. A name that stands twice is an error: readers disagree on which of the two counts."""
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise Problem(400, "duplicate_key", "An object in the JSON body has one name twice.")
-    return members
-
-
-def no_number(name):
-    """Python's reader would take NaN and Infinity, which JSON does not have."""
-    raise Problem(400, "malformed_json", f"The body is not JSON: {name} is no JSON number.")
-
-
-def read_body():
-    """The request's body. :raise Problem: 415 no JSON, 413 over the limit, which its length may tell, 400 cut short."""
-    media, _, parameters = request.environ.get("CONTENT_TYPE", "").lower().partition(";")
-    if media.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
-        raise Problem(415, "unsupported_media_type", "The body must be JSON in UTF-8: Content-Type: application/json")
-    length = request.content_length
-    if length < 0:  # chunked: no length is stated, and one byte more than the limit tells enough
-        length = MAX_BODY + 1 if request.environ.get("wsgi.input_terminated") else 0
-    if length <= MAX_BODY + 1 and "body" not in request.environ:
-        request["body"] = request["wsgi.input"].read(length)
-    body = request.environ.get("body")
-    if body is None or len(body) > MAX_BODY:
-        limit = f"{MAX_BODY // 1024**2} MiB"
-        raise Problem(413, "too_large", f"The body is over the limit of {limit}; send fewer rows at once.")
-    if len(body) < request.content_length:
-        raise Problem(400, "malformed_json", "The body ended before the length that Content-Length states.")
-    return body
-
-
-def read_json(body):
-    """The body's JSON value. :raise Problem: 400, with line and column where there is one."""
-    try:
-        return json.loads(body.decode(), object_pairs_hook=object_of, parse_constant=no_number)
-    except json.JSONDecodeError as fault:
-        where = f"{fault.msg} at line {fault.lineno}, column {fault.colno}"
-        raise Problem(400, "malformed_json", f"The body is not JSON: {where}.") from fault
-    except (ValueError, RecursionError) as fault:
-        raise Problem(400, "malformed_json", "The body is not UTF-8, or no JSON that an entry could be.") from fault
-
-
-def read_query(readers):
-    """The query's parameters, each read by its reader. :raise Problem: 400, naming every parameter at fault."""
-    values, faults = {}, []
-    try:
-        pairs = urllib.parse.parse_qsl(request.query_string, keep_blank_values=True, errors="strict", max_num_fields=50)
-    except ValueError as fault:
-        raise Problem(400, "invalid_query", "The query is not UTF-8, or has too many parameters.") from fault
-    for name, value in pairs:
-        try:
-            if name not in readers:
-                raise ValueError("unknown parameter; known here: " + (", ".join(readers) or "none"))
-            if name in values:
-                raise ValueError("stands twice")
-            values[name] = readers[name](value)
-        except ValueError as fault:
-            faults.append(Fault(name[:200], str(fault)))
-    if faults:
-        raise Problem(400, "invalid_query", "The query has faults; errors names them.", faults)
-    return values
-
-
-@reads(type="string", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$")
-def page_mark(value):
-    """A reader of a page's start: the date and id after which it begins."""
-    if not re.fullmatch(page_mark.schema["pattern"], value):
-        raise ValueError("must be as in the Link header of the page before")
-    return [value[:10], int(value[11:])]
-
-
-# ---- Tokens: the key set, verify, requires ----
-
-LEEWAY = 5  # seconds by which the issuer's clock and ours may differ
-FRESH, USABLE = 600, 86_400  # seconds until a key set is fetched anew, and for how long it serves if that fails
-PAUSE, DEADLINE = 30, 5  # seconds between two fetches, so that made-up key ids cannot cause a flood; and for one
-HASTE = 0.25  # seconds that a request waits for a fetch when half the threads wait for it already
-ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-TOKEN_TYPES = {"jwt", "at+jwt", "application/at+jwt"}  # DPoP proofs and logout tokens are none of these
-BROKEN_KEY = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError, AttributeError)
-BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
-
-
-class InvalidToken(Problem):
-    """A token that is refused: 401. The reason goes to the log; the caller learns less."""
-
-    def __init__(self, reason):
-        detail = "The access token is malformed, expired or not meant for this API; get a new one."
-        super().__init__(401, "invalid_token", detail, challenge=', error="invalid_token"', reason=reason)
-
-
-def fetch_keys(address):
-    """The issuer's key set as {kid: PyJWK}. :raise OSError, ValueError, HTTPException: it cannot be had."""
-    opener, body, end = urllib.request.OpenerDirector(), b"", time.monotonic() + DEADLINE
-    for handler in (urllib.request.ProxyHandler, HeadInTime):
-        opener.add_handler(handler())  # none for redirects: the keys come from the issuer and nobody else
-    with opener.open(address, timeout=DEADLINE) as answer:
-        while chunk := answer.read1(65_536):
-            body += chunk
-            if len(body) > 256 * 1024 or time.monotonic() > end:
-                raise ValueError("the answer is longer or slower than a key set's")
-        if answer.status != 200:
-            raise ValueError(f"the issuer answered {answer.status}")
-    return usable_keys(json.loads(body))
-
-
-class HeadInTime(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
-    """Opens http and https, and hangs up when the head of the answer is not here in time, however it drips."""
-
-    def do_open(self, http_class, req, **http_conn_args):
-        """What both handlers call with their kind of connection, which here has DEADLINE seconds from its making."""
-
-        def connect(host, **options):
-            connection = http_class(host, **options)
-
-            def hang_up():
-                with contextlib.suppress(OSError, AttributeError):  # it is closed, or handed on to who reads the body
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-
-            timer = threading.Timer(DEADLINE, hang_up)
-            timer.daemon = True
-            timer.start()
-            return connection
-
-        return super().do_open(connect, req, **http_conn_args)
-
-
-def usable_keys(document):
-    """The keys of a JWKS that may verify tokens (RFC 7517 section 4), by key id. :raise ValueError: there are none.
-
-    Left out: symmetric, encryption and malformed keys, keys without an id, RSA below 2048 bits. A key that names no
-    algorithm gets the first of its type (RS256 for RSA); a token's header never chooses.
-    """
-    keys = {}
-    members = document.get("keys") if isinstance(document, dict) else None
-    for jwk in members if isinstance(members, list) else []:
-        try:
-            key = jwt.PyJWK(jwk)
-            strong = key.algorithm_name in ALGORITHMS and (jwk["kty"] != "RSA" or key.key.key_size >= 2048)
-            meant = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"])
-            if strong and meant and type(jwk["kid"]) is str:
-                keys.setdefault(jwk["kid"], key)
-        except BROKEN_KEY:
-            continue  # one bad member must not take the good ones away
-    if not keys:
-        raise ValueError("the answer holds no key that may verify a token")
-    return keys
-
-
-class KeySet:
-    """The issuer's key set: kept, refreshed, and in an outage kept on with.
-
-    One thread at a time fetches. A request waits for it only when it cannot be judged otherwise.
-    """
-
-    def __init__(self, address, clock=time.monotonic):
-        self.address, self.clock = address, clock
-        self.keys, self.fetched, self.tried = {}, float("-inf"), float("-inf")
-        self.lock, self.thread = threading.Lock(), threading.Thread()
-        self.patient = threading.BoundedSemaphore(THREADS // 2)  # made-up key ids must not hold every thread
-
-    def state(self):
-        """`fresh`; `stale` when the issuer has not answered for a while and the last set serves on; else `none`."""
-        age = self.clock() - self.fetched
-        return "fresh" if age <= FRESH else "stale" if age <= USABLE else "none"
-
-    def find(self, kid):
-        """The key with this id. :raise InvalidToken: the issuer has none. :raise Problem: 503, it cannot be asked."""
-        asked = False
-        if kid not in self.keys or self.state() == "none":
-            asked = self.refresh(wait=True)
-        elif self.state() == "stale":
-            self.refresh(wait=False)
-        key, state = self.keys.get(kid), self.state()  # one look, because a fetch may end in between two
-        if key and state != "none":
-            return key
-        if state == "fresh" and not (asked and self.fetched < self.tried):
-            raise InvalidToken(f"the issuer has no key {kid!r}")
-        detail = "The issuer's signing keys cannot be fetched, so this token cannot be judged now; try again later."
-        raise Problem(503, "keys_unavailable", detail, reason=f"key {kid!r}, key set {state}", retry_after=PAUSE)
-
-    def refresh(self, wait):
-        """Fetch in a thread, unless that was tried a moment ago; -> whether an attempt was waited for."""
-        if wait:
-            may_wait()
-        with self.lock:
-            if not self.thread.is_alive():
-                if self.clock() - self.tried < (PAUSE if self.keys else DEADLINE):  # without keys, sooner
-                    return False
-                self.tried = self.clock()
-                self.thread = threading.Thread(target=self.fetch, daemon=True)
-                self.thread.start()
-            thread, left = self.thread, DEADLINE - (self.clock() - self.tried)
-        if wait:
-            patient = self.patient.acquire(blocking=False)
-            thread.join(max(left if patient else min(left, HASTE), 0))
-            if patient:
-                self.patient.release()
-        return wait
-
-    def fetch(self):
-        """One attempt; a failure leaves the old set in place."""
-        try:
-            keys = fetch_keys(self.address)
-        except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
-            log.warning("the key set at %s cannot be fetched: %s", self.address, fault)
-        else:
-            self.keys, self.fetched = keys, self.tried
-
-
-Caller = collections.namedtuple("Caller", "client person scopes starts expires")  # person is None for a machine
-# Who calls, as Auth0 (azp, gty), RFC 9068 (client_id), Okta (cid), Entra ID (oid, idtyp) and Keycloak say it.
-CALLER_CLAIMS = ("sub", "azp", "client_id", "cid", "oid", "gty", "idtyp", "preferred_username")
-
-
-def signed_claims(settings, token, key):
-    """The claims of a token that `key` signed for this API (RFC 7519, 8725, 9068). :raise InvalidToken: in doubt."""
-    options: jwt.types.Options = {"require": ["exp", "iat", "sub"]}
-    options |= {"verify_exp": False, "verify_iat": False, "verify_nbf": False}  # the clock's part is in `verify`
-    algorithms, issuers = [key.algorithm_name], [settings.issuer, *settings.extra_issuers]
-    try:
-        decoded = jwt.decode_complete(token, key, algorithms, options, audience=settings.audience, issuer=issuers)
-    except (jwt.PyJWTError, ValueError) as fault:
-        raise InvalidToken(str(fault)) from fault
-    if str(decoded["header"].get("typ", "JWT")).lower() not in TOKEN_TYPES:
-        raise InvalidToken("its type is not an access token's")
-    if "cnf" in decoded["payload"]:
-        raise InvalidToken("it is bound to a key (cnf), and this API cannot check the proof")
-    return decoded["payload"]
-
-
-def is_time(claim):
-    """Whether a claim is a NumericDate (RFC 7519 section 2) that a clock can be set beside."""
-    return type(claim) in (int, float) and 0 <= claim < 2**53
-
-
-def judge(settings, token, key):
-    """What a token signed by `key` permits, as a Caller: a pure function, which never looks at the clock.
-
-    :raise InvalidToken: the token is not for this API, or a claim has the wrong type.
-    """
-    claims = signed_claims(settings, token, key)
-    texts = {name: claims.get(name, "") for name in (*CALLER_CLAIMS, "scope", settings.user_claim)}
-    times = {name: claims.get(name, 0) for name in ("exp", "iat", "nbf")}
-    grants = {name: claims.get(name, []) for name in settings.scope_claims}  # a list, or a text like `scope`
-    grants = {name: value.split(" ") if type(value) is str else value for name, value in grants.items()}
-    grants["permissions"] = claims.get("permissions", [])
-    if not all(type(value) is str and not BAD_CHARACTER.search(value) for value in texts.values()) or not texts["sub"]:
-        raise InvalidToken(f"one of {', '.join(texts)} is not plain text")
-    if not all(map(is_time, times.values())):
-        raise InvalidToken("one of exp, iat, nbf is not a time")
-    if not all(type(grant) is list and all(type(scope) is str for scope in grant) for grant in grants.values()):
-        raise InvalidToken(f"one of {', '.join(grants)} is not a list of texts")
-    subject, client = texts["sub"], texts["azp"] or texts["client_id"] or texts["cid"] or texts["sub"]
-    machine = (
-        texts["gty"] == "client-credentials"
-        or subject.endswith("@clients")
-        or subject in (texts["azp"], texts["client_id"], texts["cid"], texts["oid"])
-        or texts["idtyp"] not in ("", "user")
-        or texts["preferred_username"].startswith("service-account-")
-    )
-    person = None if machine else texts[settings.user_claim].strip()
-    if person and (person == "*" or len(person) > 200):
-        raise InvalidToken(f"{settings.user_claim} is no name of a person")
-    scopes = frozenset(texts["scope"].split(" ")).union(*grants.values())
-    return Caller(client, person, scopes, max(times["iat"], times["nbf"]), times["exp"])
-
-
-@functools.lru_cache(maxsize=64)  # an issuer's tokens all begin with the same header
-def key_id(header):
-    """Which key a token's header names, to be looked up and not yet to be believed. :raise InvalidToken: none."""
-    try:
-        kid = json.loads(base64.urlsafe_b64decode(header + "=="))["kid"]
-    except (ValueError, LookupError, TypeError, RecursionError) as fault:
-        raise InvalidToken("its header cannot be read, or names no key") from fault
-    if type(kid) is not str:
-        raise InvalidToken("its key id is not text")
-    return kid
-
-
-def verify(token, app):
-    """The Caller that a token speaks for. :raise InvalidToken: it does not convince. :raise Problem: 503, no keys.
-
-    Checks signature, algorithm, type, issuer, audience and times. Does not check scopes (`requires` does) nor whether
-    the token was revoked before its time: a self-contained token cannot tell.
-    """
-    if len(token) > 16_384:
-        raise InvalidToken("it is longer than any real token")
-    caller, now = app.judge(token, app.keys.find(key_id(token.partition(".")[0]))), app.clock()
-    if caller.expires + LEEWAY <= now:
-        raise InvalidToken("it has expired")
-    if caller.starts - LEEWAY > now:
-        raise InvalidToken("it is not valid yet")
-    return caller
-
-
-def bearer_token(header):
-    """The token in an Authorization header. :raise Problem: 401 without one, 400 for a malformed one (RFC 6750 3.1)."""
-    if match := BEARER.fullmatch(header or ""):
-        return match[1]
-    # Two headers arrive as one with a comma, characters outside ASCII as an empty one; both are malformed.
-    if header is None or ("," not in header and header.lower().split()[:1] not in ([], ["bearer"])):
-        raise Problem(401, "token_required", "This needs an access token: Authorization: Bearer TOKEN", challenge="")
-    detail = "The Authorization header must stand once and hold the word Bearer, a space and the token."
-    raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
-
-
-def requires(scope, machines=False, query=None):
-    """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
-
-    Stands *below* the route's decorator. The handler finds the Caller in `request["caller"]`, and the query's
-    parameters, as the readers in `query` read them, in `request["asked"]`.
-    """
-
-    def guard(handler):
-        handler.scope, handler.machines, handler.query = scope, machines, query or {}  # for /openapi.json and `explain`
-
-        @functools.wraps(handler)
-        def guarded(**arguments):
-            caller = verify(bearer_token(request.environ.get("HTTP_AUTHORIZATION")), request.app)
-            request["caller"] = caller
-            if scope not in caller.scopes:
-                raise insufficient_scope(scope)
-            if not machines and not caller.person:
-                raise Problem(403, "person_required", NO_PERSON)
-            request["asked"] = read_query(handler.query)
-            return handler(**arguments)
-
-        return guarded
-
-    return guard
-
-
-NO_PERSON = "This is a person's business, and the token speaks for a program or names no person; sign in as a person."
-
-
-def insufficient_scope(scope):
-    """The Problem of a token that permits too little."""
-    challenge = f', error="insufficient_scope", scope="{scope}"'
-    return Problem(403, "insufficient_scope", f"This needs a token with the scope {scope}.", challenge=challenge)
+    if ids:
+        db.execute(
+            "INSERT INTO history SELECT id, user_id, date, project, seconds, description, approved, voided, changed_at,"
+            f" changed_by, ?, ? FROM entry WHERE id IN ({', '.join('?' * len(ids))})",
+            [utc_now(), who, *ids],
+        )
 
 
 # ---- Answers: JSON, or CSV for spreadsheets ----
 
 
-class Entry(msgspec.Struct, gc=False):
+class Entry(Struct, gc=False):
     """Hours of one person on one day for one project. All keys are always there."""
 
     id: int
     user_id: str
-    date: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date"})]
+    date: Annotated[str, Meta(extra_json_schema={"format": "date"})]
     project: str
-    hours: Annotated[float, msgspec.Meta(gt=0, le=24)]
+    hours: Annotated[float, Meta(gt=0, le=24)]
     description: str
     approved: bool
     source: str  # the client that wrote it
     external_id: str | None  # the tracker's key, within the source
 
 
-class Result(msgspec.Struct, omit_defaults=True, gc=False):
+class Result(Struct, omit_defaults=True, gc=False):
     """What became of one row of an upload; `id` when there is an entry, `code` and `errors` when it is rejected."""
 
     index: int
     external_id: str | None
     status: Literal["created", "updated", "unchanged", "deleted", "rejected"]
-    id: int | None | msgspec.UnsetType = msgspec.UNSET
-    code: str | msgspec.UnsetType = msgspec.UNSET
+    id: int | None | UnsetType = UNSET
+    code: str | UnsetType = UNSET
     errors: list[Fault] = []
 
 
-class Results(msgspec.Struct):
+class Results(Struct):
     """What became of an upload. The five counts add up to the rows sent."""
 
     created: int
@@ -1104,23 +1275,23 @@ class Results(msgspec.Struct):
     results: list[Result]
 
 
-class Week(msgspec.Struct, kw_only=True):
+class Week(Struct, kw_only=True):
     """Hours of an ISO week, by person, by project or by both."""
 
     week: str
-    user_id: str | msgspec.UnsetType = msgspec.UNSET
-    project: str | msgspec.UnsetType = msgspec.UNSET
+    user_id: str | UnsetType = UNSET
+    project: str | UnsetType = UNSET
     hours: float
 
 
-class KeySetHealth(msgspec.Struct):
+class KeySetHealth(Struct):
     """Whether the issuer's keys are `fresh`, `stale` or `none`, and the seconds since they were fetched."""
 
     state: Literal["fresh", "stale", "none"]
     age_seconds: int | None
 
 
-class Health(msgspec.Struct):
+class Health(Struct):
     """The state of the service, for load balancers."""
 
     status: Literal["ok"]
@@ -1130,21 +1301,22 @@ class Health(msgspec.Struct):
 STATUSES = Results.__struct_fields__[:-1]
 KEYS = Entry.__struct_fields__
 COLUMNS = ", ".join(KEYS).replace("hours", "seconds")
+MAX_PAGE = 4 * 1024 * 1024  # bytes of a list in one answer
 
 
 @functools.lru_cache(maxsize=4096)
-def in_hours(seconds):
+def in_hours(seconds: int) -> float:
     """Seconds as the hours that are shown: rounded here, once, and never stored."""
     return round(seconds / 3600, 4)
 
 
-def entry_of(row):
+def entry_of(row: tuple[Any, ...]) -> Entry:
     """A row of COLUMNS as an Entry."""
     entry_id, user_id, day, project, seconds, description, approved, source, key = row
     return Entry(entry_id, user_id, day, project, in_hours(seconds), description, approved == 1, source, key)
 
 
-def answer(value, status=200):
+def answer(value: Any, status: int = 200) -> bytes:
     """Send JSON; with an entry that was created, where it is."""
     response.status, response.content_type = status, "application/json"
     if status == 201 and value.id is not None:
@@ -1152,10 +1324,21 @@ def answer(value, status=200):
     return msgspec.json.encode(value)
 
 
-def answer_list(items, columns):
+def wants_csv(accept: str) -> bool:
+    """Whether a caller likes text/csv better than JSON (RFC 9110 section 12.5.1)."""
+    likes: dict[str, float] = {}
+    for part in accept.split(","):
+        media, *parameters = (word.strip() for word in part.split(";"))
+        quality = next((word[2:] for word in parameters if word.startswith("q=")), "1")
+        likes[media] = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality, re.ASCII) else 0
+    return 0 < likes.get("text/csv", 0) >= likes.get("application/json", 0)
+
+
+def answer_list(items: Sequence[Any], columns: Sequence[str]) -> bytes:
     """Send a bare JSON array, or CSV (RFC 4180) to a caller who accepts text/csv."""
-    response.add_header("Vary", "Accept")
-    if "text/csv" not in request.environ.get("HTTP_ACCEPT", "").lower():
+    response.set_header("Vary", "Accept")
+    accept = request.environ.get("HTTP_ACCEPT", "").lower()
+    if "text/csv" not in accept or not wants_csv(accept):
         return answer(items)
     sheet = io.StringIO()
     csv.writer(sheet).writerows([columns, *([cell(getattr(item, column)) for column in columns] for item in items)])
@@ -1163,74 +1346,64 @@ def answer_list(items, columns):
     return sheet.getvalue().encode()
 
 
-def cell(value):
+FORMULA = re.compile(r"(^|;)(\s*[=+@\uff1d\uff0b\uff0d\uff20-])")  # at the start, also where `;` separates the cells
+
+
+def cell(value: Any) -> Any:
     """A CSV cell that no spreadsheet takes for a formula."""
     if type(value) is bool:
         return str(value).lower()
-    return "'" + value if type(value) is str and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return FORMULA.sub(r"\1'\2", value) if type(value) is str else value
 
 
-FILTERS = {"from": "date >= ?", "to": "date <= ?", "project": "project = ?"}
-PERIOD = {"from": day, "to": day}
-PAGE = {"limit": number(1, 1000), "after": page_mark}
+FILTERS = {"first": "date >= ?", "last": "date <= ?", "project": "project = ?", "approved": "approved = ?"}
 
 
-def answer_entries(condition, values=(), approved=(0, 1), of_one=False):
-    """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288).
-
-    `of_one` says that they are one person's, in whose own index they are few.
-    """
-    query, conditions, values = request["asked"], [condition, "voided = 0"], list(values)
-    if "project" in query or "approved" in query:  # what is rare may be far between
-        may_wait()
-    for name, filtered in FILTERS.items():
-        if name in query:
-            conditions.append(filtered)
-            values.append(query[name])
-    if "after" in query:
-        conditions.append("(date, id) > (?, ?)")
-        values += query["after"]
-    kinds = [query["approved"]] if "approved" in query else approved
-    if of_one:  # the sign keeps the planner to the index by user
-        halves = [[*conditions, f"+approved BETWEEN {kinds[0]} AND {kinds[-1]}"]]
-    else:  # the index by approval has a list of both kinds as two ordered halves, which the database merges
-        halves = [[*conditions, f"approved = {kind}"] for kind in kinds]
-    select = " UNION ALL ".join(f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(half)}" for half in halves)
-    limit = query.get("limit", 100)
-    rows = request.app.db.read(f"{select} ORDER BY date, id LIMIT ?", [*values * len(halves), limit + 1])
-    if len(rows) > limit:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
-        address = request.app.settings.public_url + request.path
-        following = query | {"after": f"{rows[limit - 1][2]}.{rows[limit - 1][0]}"}
-        following = "&".join(f"{name}={urllib.parse.quote(str(value), '')}" for name, value in following.items())
-        response.set_header("Link", f'<{address}?{following}>; rel="next"')
-    return answer_list([entry_of(row) for row in rows[:limit]], KEYS)
+def answer_entries(condition: str, *values: Any) -> bytes:
+    """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288)."""
+    query, conditions, wanted = request["query"], [condition, "voided = 0"], list(values)
+    for attribute, test in FILTERS.items():
+        if (value := getattr(query, attribute, UNSET)) is not UNSET:
+            conditions.append(test)
+            wanted.append(value)
+    conditions.append("(date, id) > (?, ?)")
+    wanted += ["", 0] if query.after is UNSET else [query.after[:10], int(query.after[11:])]
+    sql = f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(conditions)} ORDER BY date, id LIMIT ?"
+    rows, size = request.app.db.read(sql, [*wanted, query.limit + 1]), query.limit
+    while len(page := answer_list([entry_of(row) for row in rows[:size]], KEYS)) > MAX_PAGE:
+        size //= 2
+    if len(rows) > size:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
+        following = request["given"] | {"after": f"{rows[size - 1][2]}.{rows[size - 1][0]}"}
+        address = f"{request.app.settings.public_url}{request.path}?{urllib.parse.urlencode(following)}"
+        response.set_header("Link", f'<{address}>; rel="next"')
+    return page
 
 
 # ---- Routes: uploads, for programs ----
 
+# A route's docstring is what /openapi.json says of it: what it answers and raises, besides what its guard does.
+
 api = bottle.Bottle()  # collects the routes; create_app() makes the application
 api.uninstall(True)  # Bottle's own plugins: the handlers answer with bytes
-api.install(fence)
+api.install(watch)
 ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
 
 
 @api.post("/timesheets/upload")
-@requires("batch:upload", machines=True, query={"dry_run": flag})
-def upload():
-    """Take one entry, or an array of up to 10,000, into the client's own source, where `external_id` tells them apart.
+@requires("batch:upload", query=Rehearsal, body="Upload", machines=True)
+def upload() -> bytes:
+    """Upload one entry, or an array of up to 10,000. `external_id` identifies a row: sent again, it is updated.
 
     An array gets a result for each row, whatever becomes of the others. The answer leaves after the commit, and
     sending the same again changes nothing; only a row without an `external_id` is a new entry every time. With
     `dry_run=1` nothing is stored.
 
-    :takes: Upload
     :return 200: Uploaded
     :return 201: Uploaded
     :raise 409: `approved`: a single entry would change one that is approved
     :raise 422: `invalid`: a single entry is invalid
     """
-    dry_run, body = request["asked"].get("dry_run", 0), read_body()
-    single, results, entries = read_flawless(body) or read_rows(read_json(body))
+    dry_run, (single, results, entries) = request["query"].dry_run, read_rows(read_body())
     with request.app.db.transaction(keep=not dry_run) as db:
         upsert(db, request["caller"].client, entries)
         stored = find(db, "id = ? AND voided = 0", [results[0].id or None]) if single else None
@@ -1239,93 +1412,83 @@ def upload():
             result.id = None  # an id that another entry will get would mislead
     if single:
         return answer_one(results[0], stored)
-    counts = collections.Counter(result.status for result in results)
+    counts = collections.Counter[str](result.status for result in results)
     return answer(Results(**{status: counts[status] for status in STATUSES}, results=results))
 
 
-def answer_one(result, stored):
+def answer_one(result: Result, stored: tuple[Any, ...] | None) -> bytes:
     """The answer to a single object: the flat entry; where there is none, because it is void, the result."""
     if result.status == "rejected":
-        status = 409 if result.code == "approved" else 422
-        raise Problem(status, result.code, "The entry was not stored; errors says why.", result.errors)
+        code = str(result.code)
+        raise Problem(409 if code == "approved" else 422, code, NOT_STORED, result.errors)
     if stored is None:
         return answer(result)
-    entry = entry_of(stored)
-    entry.id = result.id
+    entry = msgspec.structs.replace(entry_of(stored), id=result.id)
     return answer(entry, 201 if result.status == "created" else 200)
 
 
-class FlawlessRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A row of an upload as nearly all are: complete, with a key, each value of a type that may be right."""
-
-    user_id: str
-    date: str
-    project: str
-    hours: float
-    external_id: str
-    description: str | msgspec.UnsetType = msgspec.UNSET
+NOT_STORED = "The entry was not stored; errors says why."
+Sorted = tuple[bool, list[Result], list[tuple[Result, tuple[Any, ...] | None]]]
+UPLOAD = msgspec.json.Decoder(list[UploadedEntry] | UploadedEntry, strict=False)
 
 
-FLAWLESS_ROWS = msgspec.json.Decoder(list[FlawlessRow])
-
-
-def read_flawless(body):
-    """What read_rows makes of an array without any fault, in half the time. None: it needs a closer look."""
-    person, day, project, seconds, description, key = UPLOADED_ENTRY.values()
-    results, entries = [], []
-    try:
-        rows = FLAWLESS_ROWS.decode(body)
-        # The decoder lets a name stand twice. Its quotes tell: a row has five names and four texts in them, or with a
-        # description six and five.
-        texts = 9 * len(rows) + 2 * sum(row.description is not msgspec.UNSET for row in rows)
-        if len(rows) > MAX_ROWS or body.count(b'"') > 2 * texts:
-            return None
-        for index, row in enumerate(rows):
-            about = "" if row.description is msgspec.UNSET else description(row.description)
-            fields = (person(row.user_id), day(row.date), project(row.project), seconds(row.hours), about)
-            results.append(Result(index, key(row.external_id), "rejected"))
-            entries.append((results[-1], fields))
-    except (msgspec.DecodeError, ValueError):
-        return None
-    unique = len({result.external_id for result in results}) == len(rows)
-    return (False, results, entries) if unique else None
-
-
-def read_rows(sent):
+def read_rows(body: bytes) -> Sorted:
     """Read an upload -> (whether it is a single object, a result for each row, the entries to store).
 
-    An entry is (its result, fields): fields in the order of UPLOADED_ENTRY, or None to void it.
-    :raise Problem: 413, more rows than an upload may hold
+    An entry is (its result, fields): the fields in the order of the table, or None to void it. Nearly every upload is
+    without fault and is decoded whole; only others are looked at row by row.
     """
-    rows = sent if type(sent) is list else [sent]
+    try:
+        sent = UPLOAD.decode(body)
+        for row in sent if isinstance(sent, list) else [sent]:
+            finish(row)
+        return sort_rows(sent)
+    except ValueError:
+        return sort_rows(read_json(body))
+
+
+def sort_rows(sent: Any) -> Sorted:
+    """What is to be stored of an upload's rows, and what is wrong with the others."""
+    rows = sent if isinstance(sent, list) else [sent]
     if len(rows) > MAX_ROWS:
         raise Problem(413, "too_many_rows", f"An upload holds at most {MAX_ROWS:,} rows, this one {len(rows):,}.")
-    results, entries, first = [], [], {}
+    results, entries, first = [], [], dict[str, int]()
     for index, row in enumerate(rows):
         result = Result(index, None, "rejected")
         results.append(result)
         try:
-            gone = type(row) is dict and "deleted" in row
-            entry = read_entry(row, VOIDED_ENTRY if gone else UPLOADED_ENTRY)
-            key = result.external_id = entry.pop("external_id")
+            entry = row if type(row) is UploadedEntry else read_row(row)
+            key = None if entry.external_id is UNSET else entry.external_id
+            result.external_id = key
             if key is not None and first.setdefault(key, index) != index:
                 detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
                 result.code, result.errors = "duplicate", [Fault("external_id", detail)]
             else:
-                entries.append((result, None if gone else tuple(entry.values())))
+                entries.append((result, None if type(entry) is VoidedEntry else stored_fields(entry)))
         except Faults as faults:
-            result.code, result.errors = "invalid", faults.args[0]
-            if type(row) is dict and type(row.get("external_id")) is str:
+            result.code, result.errors = "invalid", faults.faults
+            if isinstance(row, dict) and type(row.get("external_id")) is str:
                 result.external_id = sayable(row["external_id"])
     return rows is not sent, results, entries
+
+
+def read_row(row: Any) -> Any:
+    """A row of an upload. :raise Faults: all of its faults"""
+    return read(VoidedEntry if isinstance(row, dict) and "deleted" in row else UploadedEntry, row)
+
+
+def stored_fields(entry: UploadedEntry) -> tuple[Any, ...]:
+    """What is stored of an uploaded entry, in the order of the table."""
+    return entry.user_id, entry.date, entry.project, round(entry.hours * 3600), entry.description
 
 
 APPROVED = Fault("approved", "is true, so this entry cannot change until its approval is taken back")
 UNKNOWN = (None, 0, 1)  # an entry that is not there is like a void one without an id
 
 
-def upsert(db, source, entries):
+def upsert(db: Any, source: str, entries: list[tuple[Result, tuple[Any, ...] | None]]) -> None:
     """Bring the source's entries to what was sent and complete their results."""
+    request.app.db.queue_up(db, source)
     keys = [result.external_id for result, _ in entries if result.external_id is not None]
     known, new, changes = known_entries(db, source, keys), [], []
     for result, fields in entries:
@@ -1337,7 +1500,7 @@ def upsert(db, source, entries):
             result.code, result.errors = "approved", [APPROVED]
         elif entry_id is None:
             result.status = "created"
-            new.append((result, (source, result.external_id, *fields)))
+            new.append((result, (source, result.external_id, *(fields or ()))))
         else:
             result.status = "deleted" if fields is None else "updated"
             changes.append((*(fields or old[3:]), int(fields is None), utc_now(), source, entry_id))
@@ -1353,23 +1516,24 @@ def upsert(db, source, entries):
         result.id = entry_id
 
 
-def known_entries(db, source, keys):
+def known_entries(db: Any, source: str, keys: Sequence[str]) -> dict[str | None, tuple[Any, ...]]:
     """What the source has under these external ids, void ones too: {external_id: (id, approved, voided, *fields)}."""
     if not keys:
         return {}
     rows = db.execute(
         "SELECT external_id, id, approved, voided, user_id, date, project, seconds, description FROM entry"
-        f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})",
+        f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})" + request.app.db.for_update,
         [source, *keys],
     )
     return {row[0]: row[1:] for row in rows}
 
 
-def insert(db, who, rows):
+def insert(db: Any, who: str, rows: Sequence[tuple[Any, ...]]) -> Sequence[int]:
     """Store new rows (source, external_id, *fields) -> their ids."""
     if not rows:
         return []
-    ids, now = request.app.db.new_ids(db, len(rows)), utc_now()
+    ids: Sequence[int] = request.app.db.new_ids(db, len(rows))
+    now = utc_now()
     db.executemany(
         "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at,"
         " changed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -1378,48 +1542,49 @@ def insert(db, who, rows):
     return ids
 
 
-def find(db, condition, values):
+def find(db: Any, condition: str, values: Sequence[Any], locking: str = "") -> Any:
     """The first row of COLUMNS that meets the condition, or None."""
-    return db.execute(f"SELECT {COLUMNS} FROM entry WHERE {condition}", values).fetchone()
+    return db.execute(f"SELECT {COLUMNS} FROM entry WHERE {condition}{locking}", values).fetchone()
 
 
 @api.get("/timesheets/upload")
-@requires("batch:upload", machines=True, query={**PERIOD, **PAGE})
-def uploaded():
+@requires("batch:upload", query=Page, machines=True)
+def uploaded() -> bytes:
     """What this client has uploaded under an `external_id`, so that a cron job can compare it with its tracker.
 
     :return 200: Entries
     """
-    may_wait()  # a client's entries may be few, and far between
-    return answer_entries("source = ? AND external_id IS NOT NULL", [request["caller"].client])
+    # Nothing is added to the source but a reason for the planner to keep to the index by date.
+    return answer_entries("source || '' = ? AND external_id IS NOT NULL", request["caller"].client)
 
 
 # ---- Routes: own entries, for people ----
 
 
 @api.post("/timesheets")
-@requires("create:timesheets")
-def create():
+@requires("create:timesheets", body="OwnEntry")
+def create() -> bytes:
     """Add an entry for the person whose token this is. With an Idempotency-Key, a repeat gets the first answer again.
 
-    :takes: OwnEntry
     :return 201: Entry
     :raise 400: `invalid_key`: the Idempotency-Key is malformed
     :raise 422: `invalid` or `key_reused`: a field is at fault, or the Idempotency-Key came with another body before
     """
     body, key, caller = read_body(), idempotency_key(), request["caller"]
     try:
-        entry = read_entry(read_json(body), OWN_ENTRY)
+        entry = read(OwnEntry, read_json(body))
     except Faults as faults:
-        raise Problem(422, "invalid", "The entry was not stored; errors says why.", faults.args[0]) from faults
+        raise Problem(422, "invalid", NOT_STORED, faults.faults) from faults
     digest = hashlib.sha256(body).hexdigest()
     with request.app.db.transaction() as db:
+        request.app.db.queue_up(db, caller.person)
         first = db.execute("SELECT body_sha256, answer FROM replay WHERE user_id = ? AND key = ?", (caller.person, key))
         sha256, text = first.fetchone() or (digest, None)
         if sha256 != digest:
             raise Problem(422, "key_reused", "This Idempotency-Key came with another body before; use a new key.")
         if text is None:
-            row = (caller.client, None, caller.person, *entry.values())
+            seconds = round(entry.hours * 3600)
+            row = (caller.client, None, caller.person, entry.date, entry.project, seconds, entry.description)
             (entry_id,) = insert(db, caller.person, [row])
             text = msgspec.json.encode(entry_of(find(db, "id = ?", [entry_id]))).decode()
             if key is not None:
@@ -1427,33 +1592,34 @@ def create():
     return answer(msgspec.json.decode(text, type=Entry), 201)
 
 
-@reads(type="string", pattern=r"^[\x21-\x7e]{1,200}$")
-def idempotency_key():
-    """The Idempotency-Key header, None without one. :raise Problem: 400, it is malformed."""
-    key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
-    if key is not None and not re.fullmatch(idempotency_key.schema["pattern"], key):
-        raise Problem(400, "invalid_key", "An Idempotency-Key is 1 to 200 visible ASCII characters.")
-    return key
+def idempotency_key() -> str | None:
+    """The Idempotency-Key header, None without one."""
+    given = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+    try:
+        key = read(Once, {} if given is None else {"Idempotency-Key": given}).key
+        return None if key is UNSET else str(key)
+    except Faults as faults:
+        detail = f"The header Idempotency-Key {faults.faults[0].detail}."
+        raise Problem(400, "invalid_key", detail) from faults
 
 
 @api.get("/timesheets")
-@requires(
-    "read:timesheets", query={"user_id": text(1, 200), **PERIOD, "project": text(1, 200), "approved": flag, **PAGE}
-)
-def timesheets():
+@requires("read:timesheets", query=PersonPage, quick=True)
+def timesheets() -> bytes:
     """One's own entries. With approve:timesheets another's too (`user_id=`), or everybody's (`user_id=*`).
 
     :return 200: Entries
     """
-    caller, person = request["caller"], request["asked"].get("user_id", request["caller"].person)
-    if person != caller.person and "approve:timesheets" not in caller.scopes:
+    caller, whose = request["caller"], request["query"].user_id
+    whose = caller.person if whose is UNSET else whose
+    if whose != caller.person and "approve:timesheets" not in caller.scopes:
         raise insufficient_scope("approve:timesheets")
-    return answer_entries("1 = 1") if person == "*" else answer_entries("user_id = ?", [person], of_one=True)
+    return answer_entries("1 = 1") if whose == "*" else answer_entries("user_id = ?", whose)
 
 
 @api.get(f"/timesheets/{ENTRY_ID}")
-@requires("read:timesheets")
-def timesheet(entry_id):
+@requires("read:timesheets", quick=True)
+def timesheet(entry_id: str) -> bytes:
     """One entry: one's own, or anybody's with approve:timesheets.
 
     :return 200: Entry
@@ -1463,16 +1629,23 @@ def timesheet(entry_id):
         return answer(entry_or_404(db, entry_id, anybodys="approve:timesheets" in request["caller"].scopes))
 
 
-def entry_or_404(db, entry_id, anybodys=False):
-    """The live entry that the caller may touch; the query itself asks whose it is. :raise 404: there is none."""
+def entry_or_404(db: Any, entry_id: str, anybodys: bool = False, locking: str = "") -> Entry:
+    """The live entry that the caller may touch; the query itself asks whose it is. :raise 404: there is none"""
     condition = "id = ? AND voided = 0 AND (user_id = ? OR ? = 1)"
-    row = find(db, condition, (int(entry_id), request["caller"].person, int(anybodys)))
+    row = find(db, condition, (int(entry_id), request["caller"].person, int(anybodys)), locking)
     if row is None:
         raise Problem(404, "not_found", "There is no such entry, or it is not yours.")
     return entry_of(row)
 
 
-def change(db, entry, column, value):
+@contextlib.contextmanager
+def changing(entry_id: str, anybodys: bool = False) -> Iterator[tuple[Any, Entry]]:
+    """A transaction in which an entry can be changed, and the entry."""
+    with request.app.db.transaction() as db:
+        yield db, entry_or_404(db, entry_id, anybodys, request.app.db.for_update)
+
+
+def change(db: Any, entry: Entry, column: str, value: int) -> None:
     """Set a flag of an entry in the caller's name, and keep the version before."""
     keep_history(db, request["caller"].person, [entry.id])
     sql = f"UPDATE entry SET {column} = ?, changed_at = ?, changed_by = ? WHERE id = ?"
@@ -1481,15 +1654,14 @@ def change(db, entry, column, value):
 
 @api.delete(f"/timesheets/{ENTRY_ID}")
 @requires("delete:timesheets")
-def delete(entry_id):
+def delete(entry_id: str) -> None:
     """Void one's own entry.
 
     :return 204:
     :raise 404: `not_found`: there is none, or it is another's
     :raise 409: `approved`: it is approved
     """
-    with request.app.db.transaction() as db:
-        entry = entry_or_404(db, entry_id)
+    with changing(entry_id) as (db, entry):
         if entry.approved:
             raise Problem(409, "approved", "The entry is approved; it can go after its approval is taken back.")
         change(db, entry, "voided", 1)
@@ -1500,27 +1672,26 @@ def delete(entry_id):
 
 
 @api.get("/approvals")
-@requires("approve:timesheets", query={**PERIOD, "project": text(1, 200), **PAGE})
-def approvals():
+@requires("approve:timesheets", query=ProjectPage, quick=True)
+def approvals() -> bytes:
     """The entries that wait for approval, uploaded ones included.
 
     :return 200: Entries
     """
-    return answer_entries("1 = 1", approved=[0])
+    return answer_entries("approved = 0")
 
 
 @api.put(f"/approvals/{ENTRY_ID}")
 @requires("approve:timesheets")
-def approve(entry_id):
+def approve(entry_id: str) -> bytes:
     """Approve an entry, once or again. A body is not read.
 
     :return 200: Entry
     :raise 403: `own_entry`: it is one's own
     :raise 404: `not_found`: there is none
     """
-    with request.app.db.transaction() as db:
-        entry = entry_or_404(db, entry_id, anybodys=True)
-        if entry.user_id.casefold() == request["caller"].person.casefold():  # exports spell addresses as they like
+    with changing(entry_id, anybodys=True) as (db, entry):
+        if entry.user_id == request["caller"].person:
             raise Problem(403, "own_entry", "Nobody approves their own hours; another approver can.")
         if not entry.approved:
             change(db, entry, "approved", 1)
@@ -1530,36 +1701,35 @@ def approve(entry_id):
 
 @api.delete(f"/approvals/{ENTRY_ID}")
 @requires("approve:timesheets")
-def unapprove(entry_id):
+def unapprove(entry_id: str) -> None:
     """Take an approval back, once or again, so that the entry can change.
 
     :return 204:
     :raise 404: `not_found`: there is no such entry
     """
-    with request.app.db.transaction() as db:
-        entry = entry_or_404(db, entry_id, anybodys=True)
+    with changing(entry_id, anybodys=True) as (db, entry):
         if entry.approved:
             change(db, entry, "approved", 0)
     response.status = 204
 
 
 @api.get("/reports/weekly")
-@requires("read:timesheets", query={**PERIOD, "by": one_of("user", "project", "user,project", "project,user")})
-def weekly():
+@requires("read:timesheets", query=Report)
+def weekly() -> bytes:
     """Hours by ISO week, one's own; with approve:timesheets everybody's.
 
     :return 200: Weeks
     """
-    may_wait()  # it may read a year of hours
-    query, caller = request["asked"], request["caller"]
-    by = query.get("by", "user,project").replace("user", "user_id").split(",")
+    query, caller = request["query"], request["caller"]
+    by = query.by.replace("user", "user_id").split(",")
+    first, last = ("0000" if query.first is UNSET else query.first, "9999" if query.last is UNSET else query.last)
     whose, values = ("1 = 1", []) if "approve:timesheets" in caller.scopes else ("user_id = ?", [caller.person])
     rows = request.app.db.read(
         f"SELECT date, {', '.join(by)}, SUM(seconds) FROM entry WHERE voided = 0 AND {whose}"
         f" AND date BETWEEN ? AND ? GROUP BY date, {', '.join(by)}",
-        [*values, query.get("from", "0000"), query.get("to", "9999")],
+        [*values, first, last],
     )
-    totals = collections.Counter()
+    totals: collections.Counter[tuple[str, ...]] = collections.Counter()
     for written, *group, worked in rows:
         year, week, _ = date.fromisoformat(written).isocalendar()
         totals[f"{year}-W{week:02}", *group] += worked
@@ -1569,40 +1739,106 @@ def weekly():
 
 
 @api.get("/health")
-def health():
+def health() -> bytes:
     """Whether the database answers, and how old the key set is. For load balancers.
 
     :return 200: Health
     :raise 503: `database_busy` or `database_unavailable`: the database does not answer
     """
     request.app.db.read("SELECT id FROM entry LIMIT 1")
-    keys = request.app.keys
-    age = round(keys.clock() - keys.fetched) if keys.keys else None
-    return answer(Health("ok", KeySetHealth(keys.state(), age)))
+    issuer = request.app.issuer
+    age = round(issuer.clock() - issuer.fetched) if issuer.keys else None
+    return answer(Health("ok", KeySetHealth(issuer.state(), age)))
 
 
-# ---- Self-description: OpenAPI, read off the routes above ----
+# ---- The application ----
+
+FACTS = ("time", "level", "method", "path", "status", "ms", "caller", "reason", "request_id")
+LINE = "%s %s %s %a %s %s ms %a %a %s"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+ALWAYS_SENT = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
+CORS_HEADERS = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Request-ID",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+    "Access-Control-Expose-Headers": "Link, Location, Retry-After, WWW-Authenticate, X-Request-ID",
+    "Access-Control-Max-Age": "600",
+}
 
 
-def refer(name):
+class App(bottle.Bottle):
+    """The routes above, with the settings, the database and the issuer that they use."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float], issuer: Issuer) -> None:
+        super().__init__()
+        self.settings, self.clock, self.issuer = settings, clock, issuer
+        self.db = open_database(settings.database_url)
+        # The verdict on a token by a key never changes, so a token that comes again costs no RSA operation.
+        self.judge = functools.lru_cache(maxsize=1024)(functools.partial(judge, settings))
+        self.default_error_handler = problem_json
+        self.merge(api)
+        if settings.cors_origins:
+            self.add_hook("after_request", cors_headers)
+
+    def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer one request, and log it in a line: what was asked, what became of it, who asked."""
+        began, given = time.perf_counter(), environ.get("HTTP_X_REQUEST_ID", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+        environ["request_id"], environ["reason"] = request_id, ""
+
+        def start(status: str, headers: list[tuple[str, str]], fault: Any = None) -> Any:
+            return start_response(status, [*headers, *ALWAYS_SENT, ("X-Request-ID", request_id)], fault)
+
+        answer = super().wsgi(environ, start)
+        if log.isEnabledFor(logging.INFO):
+            caller, ms = environ.get("caller"), round((time.perf_counter() - began) * 1000, 1)
+            asker = caller and (caller.person or caller.client)
+            asked = (environ["REQUEST_METHOD"], environ["PATH_INFO"], response.status_code, ms, asker)
+            facts = (utc_now(), "INFO", *asked, environ["reason"], request_id)
+            as_json = self.settings.log_format == "json"
+            line = msgspec.json.encode(dict(zip(FACTS, facts, strict=True))).decode() if as_json else LINE % facts
+            LOG.say(line)  # logging proper would take a tenth of the time of a request
+        return answer
+
+
+def cors_headers() -> None:
+    """Let the browser origins that CORS_ORIGINS names read the answer, and nobody else's."""
+    response.add_header("Vary", "Origin")
+    origin = request.environ.get("HTTP_ORIGIN")
+    if origin in request.app.settings.cors_origins:
+        response.headers.update(CORS_HEADERS | {"Access-Control-Allow-Origin": origin})
+
+
+def create_app(
+    settings: Settings | None = None, clock: Callable[[], float] = time.time, issuer: Issuer | None = None
+) -> App:
+    """The WSGI application, by default with settings from the environment; any WSGI server can serve it.
+
+    Opens the database and starts to fetch the key set, without waiting for it. :raise Faults: settings or database
+    :raise OSError: PostgreSQL cannot be reached
+    """
+    settings = settings or Settings.from_env(os.environ)
+    app = App(settings, clock, issuer or Issuer(settings))
+    app.db.migrate()
+    app.issuer.refresh()
+    return app
+
+
+# ==== Around it =======================================================================================================
+#
+# What follows can be left for later: how the API describes itself, how it is served, PostgreSQL, and `explain`.
+
+# ---- Self-description: OpenAPI, read off the routes, the Structs and the docstrings above ----
+
+
+def refer(name: str) -> dict[str, Any]:
     """A reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def taken(readers):
-    """The schema of an object in a request: what the readers of its fields take."""
-    properties = {field: read.schema for field, read in readers.items()}
-    required = [field for field in readers if field not in OPTIONAL or "deleted" in readers]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-ANSWERS = [Entry, Results, Week, Health, ProblemDetails]
-_, SCHEMAS = msgspec.json.schema_components(ANSWERS, ref_template="#/components/schemas/{name}")
+STRUCTS = [Entry, Results, Week, Health, ProblemDetails, OwnEntry, UploadedEntry, VoidedEntry]
+_, SCHEMAS = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
 NO_ID_YET = SCHEMAS["Entry"]["properties"] | {"id": {"type": "null"}}
 SCHEMAS |= {
-    "OwnEntry": taken(OWN_ENTRY),
-    "UploadedEntry": taken(UPLOADED_ENTRY),
-    "VoidedEntry": taken(VOIDED_ENTRY),
     "Row": {"anyOf": [refer("UploadedEntry"), refer("VoidedEntry")]},
     "Upload": {"anyOf": [refer("Row"), {"type": "array", "items": refer("Row"), "maxItems": MAX_ROWS}]},
     "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result"), refer("Rehearsed")]},
@@ -1618,66 +1854,48 @@ MEDIA = {  # the media types of an answer, where they are not just application/j
     "Page": ["text/html"],
     "": [],
 }
-GUARDED = {  # problems of every guarded route: status, and the codes with their reasons
-    "400": "`invalid_query` or `invalid_request`: the query or the Authorization header is malformed",
-    "401": "`token_required` or `invalid_token`: there is no access token, or it is not good for this API",
-    "403": "`insufficient_scope` or `person_required`: the token does not permit this",
-    "503": "`keys_unavailable`, `database_busy` or `database_unavailable`: try again after Retry-After seconds",
-}
-WRITING = {"507": "`storage_full`: the database's disk is full, and nothing was stored"}
-WITH_BODY = {
-    "400": "`malformed_json` or `duplicate_key`: the body is not JSON; `detail` says where",
-    "408": "`body_timeout`: the body did not arrive in time",
-    "413": "`too_large` or `too_many_rows`: the body is over a limit, which `detail` names",
-    "415": "`unsupported_media_type`: the body is not labelled as JSON",
-}
 HEADERS = {  # header, what it says, the statuses or the schema that have it
     "Link": ("the address of the next page, with rel=next; on the last page there is none", {"Entries"}),
     "Location": ("where the new entry is", {"201"}),
     "WWW-Authenticate": ("what is wrong with the token, or what it lacks (RFC 6750 section 3)", {"400", "401", "403"}),
     "Retry-After": ("seconds after which to try again", {"503", "507"}),
 }
-PARAMETERS = {
-    "from": "the first day",
-    "to": "the last day, which counts too",
-    "limit": "how many entries at most, 100 if it is not said; the Link header leads to the rest",
-    "after": "where a page begins, as the Link header of the page before has it",
-    "user_id": "whose entries, `*` for everybody's; another's need the scope approve:timesheets",
-    "project": "only this project's entries",
-    "approved": "only entries that are approved, or that are not",
-    "by": "what to add up by, besides the week",
-    "dry_run": "say what would happen, and store nothing",
-    "entry_id": "the entry's `id`",
-    "Idempotency-Key": "any text of your own making; sent again with the same body, it gets the first answer again",
-}
 
 
-def operation(route):
-    """One route as an OpenAPI operation: its docstring's fields say what it takes and answers."""
-    handler = route.callback
-    about, *_ = (documentation := inspect.getdoc(handler)).partition("\n\n:")
+def operation(route: bottle.Route) -> dict[str, Any]:
+    """One route as an OpenAPI operation: what its docstring and those of its guard say it answers and raises."""
+    handler, access = route.callback, access_of(route)
+    about, *_ = (documentation := inspect.getdoc(handler) or "").partition("\n\n:")
     described = {"operationId": handler.__name__, "summary": re.split(r"\.(?:\s|$)", about)[0], "description": about}
-    answers, problems = {}, [{"500": "`internal_error`: our fault"}]
-    if hasattr(handler, "scope"):
-        described["security"] = [{"auth0": [handler.scope]}]
-        problems.append(GUARDED)
+    raising: list[Any] = [handler, watch]
+    if access:
+        described["security"] = [{"auth0": [access.scope]}]
+        raising += [bearer_token, insist, Issuer.find, Access.admit, read_query, Database.connection]
+    if access and access.body:
+        content = {"application/json": {"schema": refer(access.body)}}
+        described["requestBody"] = {"required": True, "content": content}
+        raising.append(read_body)
     if route.method != "GET":
-        problems.append(WRITING)
-    for kind, status, what in re.findall(r"^:(takes|return|raise) ?(\d*): ?(.*)$", documentation, re.MULTILINE):
-        if kind == "takes":
-            described["requestBody"] = {"required": True, "content": {"application/json": {"schema": refer(what)}}}
-            problems.append(WITH_BODY)
-        elif kind == "return":
-            answers[status] = response_of(status, http.client.responses[int(status)], what)
-        else:
-            problems.append({status: what})
-    for status in sorted({status for some in problems for status in some}):
-        reasons = ", or ".join(some[status] for some in problems if status in some)
-        answers[status] = response_of(status, reasons, "ProblemDetails")
+        raising.append(Database.transaction)
+    answers = {
+        status: response_of(status, http.client.responses[int(status)], what)
+        for status, what in re.findall(r"^:return (\d+): ?(.*)$", documentation, re.MULTILINE)
+    }
+    for status, reasons in sorted(problems(raising).items()):
+        answers[status] = response_of(status, ", or ".join(reasons), "ProblemDetails")
     return described | {"responses": answers, "parameters": parameters(route)}
 
 
-def response_of(status, about, schema):
+def problems(raising: Sequence[Any]) -> dict[str, list[str]]:
+    """What the docstrings of functions say that they raise: the reasons for each status."""
+    found: dict[str, list[str]] = {}
+    for function in raising:
+        for status, reason in re.findall(r"^:raise (\d+): (`.*)$", inspect.getdoc(function) or "", re.MULTILINE):
+            found.setdefault(status, []).append(reason)
+    return found
+
+
+def response_of(status: str, about: str, schema: str) -> dict[str, Any]:
     """A response as OpenAPI has it; what is no JSON is text to it."""
     names = [name for name, (_, having) in HEADERS.items() if having & {status, schema}]
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
@@ -1688,21 +1906,24 @@ def response_of(status, about, schema):
     return {"description": about, "headers": headers, "content": content}
 
 
-def parameters(route):
+def parameters(route: bottle.Route) -> list[dict[str, Any]]:
     """The parameters of a route, in its path, query and headers."""
-    found = [("query", name, read.schema) for name, read in getattr(route.callback, "query", {}).items()]
+    access, found = access_of(route), []
+    for place, struct in (("query", access.query if access else NoQuery), ("header", Once)):
+        for each in fields(struct):
+            if place == "query" or each.name in route.callback.__doc__:
+                schema = msgspec.json.schema(struct)["$defs"][struct.__name__]["properties"][each.name]
+                facts = {"name": each.name, "in": place, "required": False, "description": each.about}
+                found.append(facts | {"schema": {name: schema[name] for name in schema if name != "description"}})
     if ENTRY_ID in route.rule:
-        found.append(("path", "entry_id", {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}))
-    if "Idempotency-Key" in route.callback.__doc__:
-        found.append(("header", "Idempotency-Key", idempotency_key.schema))
-    return [
-        {"name": name, "in": where, "schema": schema, "description": PARAMETERS[name], "required": where == "path"}
-        for where, name, schema in found
-    ]
+        schema = {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}
+        facts = {"name": "entry_id", "in": "path", "required": True, "description": "the entry's `id`"}
+        found.append(facts | {"schema": schema})
+    return found
 
 
 @api.get("/.well-known/oauth-protected-resource")
-def resource_metadata():
+def resource_metadata() -> bytes:
     """Which issuer this API trusts, and its scopes, for clients that have only its address (RFC 9728).
 
     :return 200: Anything
@@ -1710,16 +1931,15 @@ def resource_metadata():
     """
     settings = request.app.settings
     if not settings.public_url:
-        raise Problem(
-            404, "not_found", "This API was not told its own address (PUBLIC_URL), so it cannot describe itself."
-        )
-    scopes = sorted({route.callback.scope for route in request.app.routes if hasattr(route.callback, "scope")})
-    facts = {"resource": settings.public_url, "authorization_servers": [settings.issuer], "scopes_supported": scopes}
+        detail = "This API was not told its own address (PUBLIC_URL), so it cannot describe itself."
+        raise Problem(404, "not_found", detail)
+    scopes = sorted({access.scope for route in request.app.routes if (access := access_of(route))})
+    facts = {"resource": settings.audience, "authorization_servers": [settings.issuer], "scopes_supported": scopes}
     return answer(facts | {"bearer_methods_supported": ["header"], "resource_name": "Timesheets API"})
 
 
 @api.get("/openapi.json")
-def description():
+def description() -> bytes:
     """This description of the API, in OpenAPI 3.1.
 
     :return 200: Anything
@@ -1727,23 +1947,26 @@ def description():
     return answer(openapi(request.app))
 
 
-def path_of(route):
+def path_of(route: bottle.Route) -> str:
     """A route's path as OpenAPI writes it."""
-    return route.rule.replace(ENTRY_ID, "{entry_id}")
+    return str(route.rule.replace(ENTRY_ID, "{entry_id}"))
 
 
-def openapi(app):
+def openapi(app: App) -> dict[str, Any]:
     """The API's description (OpenAPI 3.1), read off its routes."""
-    paths, scopes = collections.defaultdict(dict), collections.defaultdict(list)
+    paths: dict[str, dict[str, Any]] = collections.defaultdict(dict)
+    scopes: dict[str, list[str]] = collections.defaultdict(list)
     for route in app.routes:
         paths[path_of(route)][route.method.lower()] = operation(route)
-        if hasattr(route.callback, "scope"):
-            scopes[route.callback.scope].append(f"{route.method} {path_of(route)}")
-    issuer = app.settings.issuer.rstrip("/")
-    flow = {"tokenUrl": issuer + "/oauth/token", "scopes": {scope: ", ".join(opens) for scope, opens in scopes.items()}}
-    flows = {"clientCredentials": flow, "authorizationCode": flow | {"authorizationUrl": issuer + "/authorize"}}
+        if access := access_of(route):
+            scopes[access.scope].append(f"{route.method} {path_of(route)}")
+    issuer, says = app.settings.issuer.rstrip("/"), app.issuer.description  # which is empty until it has answered
+    flow: dict[str, Any] = {"scopes": {scope: ", ".join(opens) for scope, opens in scopes.items()}}
+    flow["tokenUrl"] = says.get("token_endpoint", issuer + "/oauth/token")
+    signing_in = {"authorizationUrl": says.get("authorization_endpoint", issuer + "/authorize")}
+    flows = {"clientCredentials": flow, "authorizationCode": flow | signing_in}
     headers = {name: {"description": what, "schema": {"type": "string"}} for name, (what, _) in HEADERS.items()}
-    title, _, about = __doc__.partition("\n\n")[0].partition(": ")
+    title, _, about = (__doc__ or "").partition("\n\n")[0].partition(": ")
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "description": about, "version": VERSION},
@@ -1763,8 +1986,6 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 46rem; font: 1rem/1
 h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 0; overflow-wrap: anywhere }
 p { margin: .4rem 0 } .dim { color: light-dark(#505a6e, #aab2c2) }
 .key { color: light-dark(#0b5d46, #7fd8b8); font-weight: 600; overflow-wrap: anywhere }
-pre { background: light-dark(#eef0ec, #20252f); padding: .7rem .9rem; border-radius: .4rem; overflow-x: auto;
-      font-size: .85rem }
 """
 POLICY = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_TEMPLATE = """<!doctype html>
@@ -1780,26 +2001,14 @@ PAGE_TEMPLATE = """<!doctype html>
 <p>{{info['description']}}</p>
 <p class="dim">Tokens are signed by <span class="key">{{settings.issuer}}</span> for the audience
 <span class="key">{{settings.audience}}</span>. The state of the issuer's key set: <span class="key">{{keys}}</span>.
-The same in a form for programs, with every field and error: <a href="{{home}}/openapi.json">openapi.json</a>.</p>
-<p class="dim">In the lines below, <code>$TOKEN</code> is an access token from the issuer,
-{{!'' if home else "<code>$API</code> is this page's address without its last slash,"}} and
-<code>entry.json</code> holds an entry. Only in an upload it says <code>user_id</code> and <code>external_id</code>:</p>
-<pre tabindex="0" role="region" aria-label="An entry">{"date": "2026-11-20", "project": "StoreZero", "hours": 7.5,
- "user_id": "jane@contractor.example", "external_id": "tracker:1"}</pre>
+The same in a form for programs, with every field and error:
+<a href="{{settings.public_url}}/openapi.json">openapi.json</a>.</p>
 % for path, operations in paths.items():
 % for method, operation in operations.items():
 % scope = operation['security'][0]['auth0'][0] if 'security' in operation else ''
 <h2>{{method.upper()}} {{path}}</h2>
 <p>{{!marked(operation['description'])}}</p>
 <p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
-<pre tabindex="0" role="region" aria-label="curl for {{method.upper()}} {{path}}">curl -X {{method.upper()}} \\
-% if scope:
--H "Authorization: Bearer $TOKEN" \\
-% end
-% if 'requestBody' in operation:
--H "Content-Type: application/json" -d @entry.json \\
-% end
-{{home or '$API'}}{{path.replace('{entry_id}', '14')}}</pre>
 % end
 % end
 </main>
@@ -1808,13 +2017,13 @@ The same in a form for programs, with every field and error: <a href="{{home}}/o
 """
 
 
-def marked(text):
+def marked(text: str) -> str:
     """Markdown's paragraphs and `code`, the only marks that descriptions use, as HTML."""
     return re.sub("`(.+?)`", r"<code>\1</code>", bottle.html_escape(text)).replace("\n\n", "</p><p>")
 
 
 @api.get("/")
-def page():
+def page() -> str:
     """What this API is, for people.
 
     :return 200: Page
@@ -1823,217 +2032,241 @@ def page():
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     response.set_header("Content-Security-Policy", POLICY.format(digest))
     response.content_type = "text/html; charset=utf-8"
-    facts = {"settings": app.settings, "home": app.settings.public_url, "keys": app.keys.state()}
-    return bottle.template(PAGE_TEMPLATE, openapi(app), facts, style=STYLE, marked=marked)
+    facts = {"settings": app.settings, "keys": app.issuer.state()}
+    return str(bottle.template(PAGE_TEMPLATE, openapi(app), facts, style=STYLE, marked=marked))
 
 
-# ---- The application, and serving it ----
+# ---- Serving: the log, the gateway from Granian to Bottle, the processes ----
+
+# The event loop reads bodies and runs what is quick; all that may wait runs in threads. The log is written by a thread
+# of its own, so that a full disk or a reader that has left costs lines and nothing else.
 
 
-LINE = "%s %s %s %a %s %s ms %a %a %s"
-FACTS = ("time", "level", "method", "path", "status", "ms", "caller", "reason", "request_id")
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+class Log(logging.Handler):
+    """Takes lines from every thread, never waits and never fails; a thread writes them to stderr."""
 
-
-class App(bottle.Bottle):
-    """The routes above, with the settings, the database and the key set that they use."""
-
-    def __init__(self, settings, clock, keys):
+    def __init__(self) -> None:
         super().__init__()
-        self.settings, self.clock, self.keys, self.db = settings, clock, keys, open_database(settings.database_url)
-        # The verdict on a token by a key never changes, so a token that comes again costs no RSA operation.
-        self.judge = functools.lru_cache(maxsize=1024)(functools.partial(judge, settings))
-        self.default_error_handler = problem_json
-        self.merge(api)
-        if settings.cors_origins:
-            self.add_hook("after_request", cors_headers)
+        self.lines: collections.deque[str] = collections.deque(maxlen=10_000)  # the oldest go first
+        self.some, self.writing, self.thread = threading.Event(), False, threading.Thread()
 
-    def wsgi(self, environ, start_response):
-        """Answer one request, and log it in a line: what was asked, what became of it, who asked."""
-        began, given = time.perf_counter(), environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
-        environ["request_id"], environ["reason"] = request_id, ""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record of Python's own logging."""
+        self.say(self.format(record))
 
-        def start(status, headers, fault=None):
-            return start_response(status, [*headers, *ALWAYS_SENT, ("X-Request-ID", request_id)], fault)
+    def say(self, line: str) -> None:
+        """Take a line."""
+        self.lines.append(line)
+        if not self.some.is_set():
+            self.some.set()
+            if not self.thread.is_alive():
+                self.thread = threading.Thread(target=self.run, daemon=True)
+                self.thread.start()
 
-        answer = super().wsgi(environ, start)
-        if log.isEnabledFor(logging.INFO):
-            caller, ms = environ.get("caller"), round((time.perf_counter() - began) * 1000, 1)
-            asker = caller and (caller.person or caller.client)
-            asked = (environ["REQUEST_METHOD"], environ["PATH_INFO"], response.status_code, ms, asker)
-            facts = (utc_now(), "INFO", *asked, environ["reason"], request_id)
-            as_json = self.settings.log_format == "json"
-            line = msgspec.json.encode(dict(zip(FACTS, facts, strict=True))).decode() if as_json else LINE % facts
-            sys.stderr.write(line + "\n")  # logging proper would take a tenth of the time of a request
-        return answer
+    write = say  # for Bottle, which takes it for a file
 
+    def run(self) -> None:
+        """Write what has come, again and again; what cannot be written is dropped."""
+        while self.some.wait():
+            time.sleep(0.05)  # so that many lines are one system call
+            self.some.clear()
+            self.writing = True
+            text = "".join(self.lines.popleft() + "\n" for _ in range(len(self.lines)))
+            with contextlib.suppress(OSError):
+                os.write(2, text.encode(errors="backslashreplace"))
+            self.writing = False
 
-ALWAYS_SENT = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
-CORS_HEADERS = {
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Request-ID",
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
-    "Access-Control-Expose-Headers": "Link, Location, Retry-After, WWW-Authenticate, X-Request-ID",
-    "Access-Control-Max-Age": "600",
-}
-
-
-def cors_headers():
-    """Let the browser origins that CORS_ORIGINS names read the answer, and nobody else's."""
-    response.add_header("Vary", "Origin")
-    origin = request.environ.get("HTTP_ORIGIN")
-    if origin in request.app.settings.cors_origins:
-        response.headers.update(CORS_HEADERS | {"Access-Control-Allow-Origin": origin})
+    def close(self) -> None:
+        """Wait a second at most until all is written."""
+        end = time.monotonic() + 1
+        while (self.lines or self.writing) and time.monotonic() < end:
+            time.sleep(0.01)
+        super().close()
 
 
-def create_app(settings=None, clock=time.time, keys=None):
-    """The WSGI application, by default with settings from the environment; any WSGI server can serve it.
-
-    Opens the database and starts to fetch the key set, without waiting for it. :raise Faults: settings or database.
-    :raise OSError: PostgreSQL cannot be reached.
-    """
-    settings = settings or Settings.from_env(os.environ)
-    app = App(settings, clock, keys or KeySet(settings.keys_url()))
-    app.db.migrate()
-    app.keys.refresh(wait=False)
-    return app
-
-
-def gateway(app):
-    """Serve a WSGI application from an event loop (RSGI, Granian's own interface), so that slow callers hold no thread.
-
-    A request runs on the loop until it would have to wait (`may_wait`). Up to there it has changed nothing, so it can
-    start over in a thread. Its body is read when it is asked for, and cut off if it takes too long: whoever is refused
-    before sends it in vain.
-    """
-    threads = concurrent.futures.ThreadPoolExecutor(THREADS)
-
-    async def serve_one(scope, protocol):
-        environ, body, waits, answer = wsgi_environ(scope), NoBody(BodyWanted), False, None
-        while answer is None:
-            try:
-                if waits:
-                    answer = await asyncio.get_running_loop().run_in_executor(threads, call, app, environ, body)
-                else:
-                    answer = call(app, environ, body)
-            except BodyWanted:
-                body, waits = await body_in_time(protocol), True
-            except MustWait:
-                waits = True
-        protocol.response_bytes(*answer)
-
-    return serve_one
-
-
-class NoBody:
-    """Stands in the place of a body that is not here, and says why to who reads it."""
-
-    def __init__(self, why):
-        self.why = why
-
-    def read(self, size):
-        """:raise BodyWanted: it has not been read yet. :raise Problem: 408, it did not come in time."""
-        raise self.why
-
-
-async def body_in_time(protocol):
-    """A request's body as a file, cut off where it is too long for any route; NoBody when it is too slow."""
-    body = io.BytesIO()
-    try:
-        async with asyncio.timeout(BODY_DEADLINE):
-            async for chunk in protocol:
-                body.write(chunk)
-                if body.tell() > MAX_BODY:
-                    break
-    except TimeoutError:
-        late = f"The body did not arrive within {BODY_DEADLINE} s; nothing was stored."
-        return NoBody(Problem(408, "body_timeout", late))
-    body.seek(0)
-    return body
-
-
-@functools.lru_cache(maxsize=256)
-def wsgi_name(header):
-    """The WSGI variable for a header. One with an underscore keeps its case, or it would pass for one with dashes."""
-    name = header if "_" in header else header.upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
-
-
-def wsgi_environ(scope):
-    """A WSGI environment (PEP 3333) for an RSGI scope. A header that comes twice is joined by a comma."""
-    path = scope.path.encode().decode("latin-1")
-    environ = {"REQUEST_METHOD": scope.method, "PATH_INFO": path, "QUERY_STRING": scope.query_string}
-    environ |= {"SERVER_NAME": "", "SERVER_PORT": "", "wsgi.url_scheme": scope.scheme, "wsgi.errors": sys.stderr}
-    for header in scope.headers.keys():  # noqa: SIM118 (it is no dict)
-        # Granian holds back a value outside ASCII: better an empty one than none, which means no such header. Beside
-        # a second value it cannot be seen at all.
-        environ[wsgi_name(header)] = ",".join(scope.headers.get_all(header))
-    environ["wsgi.input_terminated"] = True
-    return environ
-
-
-def call(app, environ, body):
-    """Run one request -> (status, headers, body)."""
-    start = []
-    parts = app({**environ, "wsgi.input": body}, lambda status, headers, fault=None: start.extend((status, headers)))
-    return int(start[0][:3]), [(name.lower(), value) for name, value in start[1]], b"".join(parts)
+LOG = Log()
 
 
 class JsonLines(logging.Formatter):
     """Log records as JSON, one a line, as requests are logged."""
 
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         """A record's time, level and message."""
         return json.dumps({"time": utc_now(), "level": record.levelname, "message": super().format(record)})
 
 
-def log_to_stderr(settings):
+def log_to_stderr(settings: Settings) -> None:
     """Log plain lines, or JSON."""
-    handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    plain.converter = time.gmtime
-    handler.setFormatter(JsonLines() if settings.log_format == "json" else plain)
+    plain_lines = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    plain_lines.converter = time.gmtime
+    LOG.setFormatter(JsonLines() if settings.log_format == "json" else plain_lines)
     log.setLevel(logging.INFO)
-    log.handlers = [handler]
+    log.handlers = [LOG]
 
 
-def worker(settings):
-    """What each worker process serves."""
+Answer = tuple[int, list[tuple[str, str]], bytes]
+QUICK_QUERY = re.compile(r"((limit|after|from|to|user_id)=[^&%]*(&|$))*")  # other filters may look for what is rare
+
+
+class Gateway:
+    """Serves the application from an event loop (RSGI, Granian's own interface), so that slow callers hold no thread.
+
+    A request runs once. Its body is awaited only if its caller is let in: whoever is refused sends it in vain.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        # Writers queue for each other; readers must not have to queue behind them.
+        self.readers, self.writers = (concurrent.futures.ThreadPoolExecutor(THREADS) for _ in "rw")
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        """Answer one request."""
+        environ, access = wsgi_environ(scope), None
+        with contextlib.suppress(bottle.HTTPError):
+            access = access_of(self.app.match(environ)[0])
+        if access and access.body:
+            with contextlib.suppress(Problem):  # the application finds so again, and says why
+                access.admit(environ, self.app)
+                await self.take_body(environ, protocol)
+        if self.is_quick(environ, access):
+            answer = call(self.app, environ)
+        else:
+            answer = await self.in_a_thread(scope, environ)
+        protocol.response_bytes(*answer)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The last thing that a worker does."""
+        self.app.db.close()
+        LOG.close()
+
+    async def take_body(self, environ: dict[str, Any], protocol: Any) -> None:
+        """Await a request's body, cut off where it is too long for any route."""
+        body = io.BytesIO()
+        try:
+            async with asyncio.timeout(BODY_DEADLINE):
+                async for chunk in protocol:
+                    body.write(chunk)
+                    if body.tell() > MAX_BODY:
+                        break
+        except TimeoutError:
+            late = f"The body did not arrive within {BODY_DEADLINE} s; nothing was stored."
+            environ["timesheets.problem"] = Problem(408, "body_timeout", late)
+        body.seek(0)
+        environ["wsgi.input"] = body
+
+    def is_quick(self, environ: dict[str, Any], access: Access | None) -> bool:
+        """Whether a request may run on the event loop: it is a short read in SQLite, or reads nothing."""
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return access is None
+        quick = access is None or (access.quick and QUICK_QUERY.fullmatch(environ["QUERY_STRING"]))
+        return self.app.db.quick and bool(quick)
+
+    async def in_a_thread(self, scope: Any, environ: dict[str, Any]) -> Answer:
+        """The answer to a request that may wait; a database that does not answer in time is away."""
+        threads = self.readers if scope.method in ("GET", "HEAD") else self.writers
+        try:
+            async with asyncio.timeout(self.app.db.patience) as limit:
+                GIVEN_UP.set(limit.when() or math.inf)
+                run = functools.partial(contextvars.copy_context().run, call, self.app, environ)
+                return await asyncio.get_running_loop().run_in_executor(threads, run)
+        except TimeoutError:
+            problem = Problem(*AWAY, reason="it does not answer in time", retry_after=5)
+            return call(self.app, wsgi_environ(scope) | {"timesheets.problem": problem})
+
+
+@functools.lru_cache(maxsize=256)
+def wsgi_name(header: str) -> str:
+    """The WSGI variable for a header. One with an underscore keeps its case, or it would pass for one with dashes."""
+    name = header if "_" in header else header.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
+
+
+def wsgi_environ(scope: Any) -> dict[str, Any]:
+    """A WSGI environment (PEP 3333) for an RSGI scope. A header that comes twice is joined by a comma."""
+    path = scope.path.encode().decode("latin-1")
+    environ = {"REQUEST_METHOD": scope.method, "PATH_INFO": path, "QUERY_STRING": scope.query_string}
+    environ |= {"SERVER_NAME": "", "SERVER_PORT": "", "wsgi.url_scheme": scope.scheme, "wsgi.errors": LOG}
+    for header in scope.headers.keys():  # noqa: SIM118 (it is no dict)
+        # Granian holds back a value outside ASCII: better an empty one than none, which means no such header. Beside
+        # a second value it cannot be seen at all.
+        environ[wsgi_name(header)] = ",".join(scope.headers.get_all(header))
+    environ["wsgi.input_terminated"] = True
+    environ["wsgi.input"] = io.BytesIO()
+    return environ
+
+
+def call(app: App, environ: dict[str, Any]) -> Answer:
+    """Run one request -> (status, headers, body)."""
+    start: list[Any] = []
+    parts = app(environ, lambda status, headers, fault=None: start.extend((status, headers)))
+    return int(start[0][:3]), [(name.lower(), value) for name, value in start[1]], b"".join(parts)
+
+
+STOP = 10  # seconds in which requests in flight finish; a caller that does not read its answer has as long
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent does: a worker that is left behind would hold the port."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def worker(settings: Settings) -> Gateway:
+    """What each worker process serves; the key set is here, if the issuer gives it in time."""
     # Ctrl-C reaches every process at once, and the first one then ends the workers; a worker that gets both signals
     # may lock up (seen with Granian 2.8), so it does not listen to Ctrl-C.
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     log_to_stderr(settings)
-    return gateway(create_app(settings))
+    app = create_app(settings)
+    end = time.monotonic() + DEADLINE
+    while app.issuer.under_way() and time.monotonic() < end:
+        time.sleep(0.01)
+    return Gateway(app)
 
 
-def serve(settings):
-    """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: database. :raise OSError: port."""
+def certificate_fault(settings: Settings) -> str:
+    """What is wrong with TLS_CERT and TLS_KEY, in words; empty for nothing."""
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")  # asks nobody for one
+    except OSError as fault:
+        return f"TLS_CERT and TLS_KEY are no certificate and its key, in PEM and without a pass phrase: {fault}."
+    return ""
+
+
+def free_address(settings: Settings) -> tuple[str, int]:
+    """The address and port to listen on; a free port for 0. A port in use ends the start, and is not shared."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.create_server((settings.host, settings.port), family=family) as probe:
+            address, port = probe.getsockname()[:2]
+            return address, port
+    except OSError as fault:
+        sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {fault}")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: database :raise OSError: port"""
     from granian import Granian  # here, because `import timesheets` needs no server and should be quick
     from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
-    open_database(settings.database_url).migrate()
-    if settings.tls_cert:
-        try:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")  # asks nobody for one
-        except OSError as fault:
-            says = "TLS_CERT and TLS_KEY are no certificate and its key, in PEM and without a pass phrase"
-            raise Faults([f"{says}: {fault}."]) from fault
-    family, host = socket.AF_INET, settings.host
-    if ":" in host:
-        family, host = socket.AF_INET6, f"[{host}]"
-    try:
-        with socket.create_server((settings.host, settings.port), family=family) as probe:
-            # A free port for 0. A port in use ends here, and is not shared by accident.
-            address, port = probe.getsockname()[:2]
-    except OSError as fault:
-        sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {fault}")
+    with contextlib.closing(open_database(settings.database_url)) as database:  # whose connections no worker inherits
+        database.migrate()
+    if settings.tls_cert and (fault := certificate_fault(settings)):
+        raise Faults([fault])
+    address, port = free_address(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     where = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-    print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}", flush=True)
-    Granian(
+    people = (
+        f"people by {settings.user_claim}" if settings.user_claim else "programs only, because USER_CLAIM is not set"
+    )
+    print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}, {people}", flush=True)
+    server = Granian(
         "timesheets",
         interface=Interfaces.RSGI,
         http=HTTPModes.http1,  # an HTTP/2 connection left open would hold up the stop
@@ -2046,22 +2279,153 @@ def serve(settings):
         ssl_cert=pathlib.Path(settings.tls_cert) if settings.tls_cert else None,
         ssl_key=pathlib.Path(settings.tls_key) if settings.tls_key else None,
         respawn_failed_workers=True,
-        workers_kill_timeout=BODY_DEADLINE + 5,  # what is in flight has ended by then
+        workers_kill_timeout=STOP,
         log_level=LogLevels.warning,
-    ).serve(target_loader=functools.partial(worker, settings), wrap_loader=False)
+    )
+    target: Any = functools.partial(worker, settings)
+    server.serve(target_loader=target, wrap_loader=False)
+
+
+# ---- PostgreSQL: the same SQL, for many hosts ----
+
+# Any number of API processes share one database. Writers queue at rows and never run again; every wait has an end.
+# Only what every engine that speaks its protocol has is used: no advisory locks, no LISTEN, no extensions.
+
+
+class Postgres(Database):
+    """A PostgreSQL database, through psycopg and a pool of connections."""
+
+    begin = "BEGIN; SET LOCAL lock_timeout = {}"
+    for_update = " ORDER BY id FOR UPDATE"  # in one order, so that two writers never wait for each other
+    quick = False
+    patience = PATIENCE + 0.5  # the server's own limits come first, where it answers at all
+
+    def __init__(self, url: str) -> None:
+        try:
+            import psycopg
+            import psycopg_pool
+        except ImportError:
+            raise Faults(["DATABASE_URL is PostgreSQL's, which needs a package more: psycopg[binary,pool]."]) from None
+        try:
+            parts = psycopg.conninfo.conninfo_to_dict(url)
+            if "@" in f"{parts.get('host')} {parts.get('dbname')}" or re.search("[^0-9,]", str(parts.get("port", ""))):
+                raise psycopg.ProgrammingError  # a password that is not percent-encoded reaches into the host or port
+        except psycopg.Error:  # whose text would show the password
+            raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
+        self.errors, self.writing = psycopg.errors, threading.Semaphore(2 * THREADS)  # its writers queue at rows
+        errors = self.errors
+        self.connect = functools.partial(psycopg.connect, url, connect_timeout=PATIENCE)
+        start = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)  # hosts that start at once
+        self.busy = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, *start)
+        logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
+        limits = f"-c statement_timeout={2 * PATIENCE}s"
+        limits += f" -c idle_in_transaction_session_timeout={2 * PATIENCE}s"
+        options = {"autocommit": True, "client_encoding": "utf8", "options": f"{parts.get('options', '')} {limits}"}
+        # A host that is gone without a word is noticed.
+        options |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+        options["connect_timeout"] = PATIENCE
+        wait: Any = {
+            "timeout": PATIENCE,
+            "reconnect_timeout": 1,
+        }  # the next request tries again, and not a timer of its own
+        self.pool = psycopg_pool.ConnectionPool(
+            url, kwargs=options, min_size=1, max_size=2 * THREADS, open=False, **wait
+        )
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Any]:
+        """Lend a connection. :raise Problem: 503 or 507 for trouble that passes"""
+        self.pool.open()
+        try:
+            with self.pool.connection() as connection:
+                yield PostgresConnection(connection)
+        except self.busy as fault:
+            raise Problem(*BUSY, reason=fault, retry_after=1) from fault
+        except self.errors.DiskFull as fault:
+            raise Problem(*FULL, reason=fault, retry_after=5) from fault
+        except (self.errors.OperationalError, self.errors.ReadOnlySqlTransaction) as fault:
+            raise Problem(*AWAY, reason=fault, retry_after=5) from fault
+
+    def queue_up(self, db: Any, name: str) -> None:
+        """Wait until no other transaction writes for this client or person."""
+        db.execute("INSERT INTO queue VALUES (?) ON CONFLICT (name) DO UPDATE SET name = excluded.name", [name])
+
+    def new_ids(self, db: Any, count: int) -> Sequence[int]:
+        """Ids for so many new entries."""
+        rows = db.execute("SELECT nextval('entry_id') FROM generate_series(1, ?)", [count])
+        return [entry_id for (entry_id,) in rows]
+
+    def prepare(self) -> None:
+        """Make the tables that are not the schema's, and the source of ids. :raise OSError: no server"""
+        try:
+            self.connect().close()  # unlike the pool, it says why it cannot
+        except self.errors.OperationalError as fault:
+            raise ConnectionError(f"DATABASE_URL cannot be connected to: {in_a_line(fault)}") from fault
+        with self.connection() as db:
+            ((encoding,),) = db.execute("SHOW server_encoding").fetchall()
+            if encoding != "UTF8":
+                raise Faults([f"DATABASE_URL is a database in {encoding}. It must be made with ENCODING 'UTF8'."])
+            db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
+            db.execute("CREATE TABLE IF NOT EXISTS queue (name TEXT PRIMARY KEY)")
+            db.execute("INSERT INTO schema_version VALUES (0) ON CONFLICT DO NOTHING")
+            db.execute("CREATE SEQUENCE IF NOT EXISTS entry_id")
+
+    def version(self, db: Any) -> int:
+        """The schema's version; hosts that start at once queue here."""
+        db.execute("SET LOCAL statement_timeout = 0")  # a new index on a large table takes its time
+        db.execute("UPDATE schema_version SET version = 0 WHERE version = 0")
+        return int(db.execute("SELECT max(version) FROM schema_version").fetchone()[0])
+
+    def set_version(self, db: Any, version: int) -> None:
+        """Note that the schema is of this version now."""
+        db.execute("INSERT INTO schema_version VALUES (?)", [version])
+
+    def close(self) -> None:
+        """Close the pool."""
+        self.pool.close()
+
+
+class PostgresConnection:
+    """A psycopg connection that takes SQLite's way of writing parameters and tables."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """Run a statement -> its cursor."""
+        sql = sql.replace("?", "%s").replace(") STRICT", ")").replace("id INTEGER PRIMARY KEY", "id BIGINT PRIMARY KEY")
+        return self.connection.execute(sql, values or None)
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each row, in one go; new rows go by COPY, which takes a third of the time."""
+        cursor = self.connection.cursor()
+        if insert := re.fullmatch(r"INSERT INTO (\w+ \([^)]*\)) VALUES \((\?, )*\?\)", sql):
+            with cursor.copy(f"COPY {insert[1]} FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            cursor.executemany(sql.replace("?", "%s"), rows)
 
 
 # ---- `explain`: what a token, or this set-up, lacks ----
 
 
-def mark(good, name, found, advice=""):
+def mark(good: bool, name: str, found: object, advice: str = "") -> bool:
     """Print one line of an explanation, with the advice if it is needed; -> whether all is well with it."""
     shown = ascii(str(found))[1:-1][:120]  # whatever a token says, the terminal gets plain characters
     print(f"{'✓' if good else '✗'} {name:10} {shown}{f'   ({advice})' if not good else ''}")
     return good
 
 
-def explain_token(app, token):
+def moment(seconds: Any, now: float) -> object:
+    """A NumericDate for people: how far it is from now."""
+    if not is_time(seconds) or seconds >= 2**45:  # a million years, past which timedelta cannot go
+        return seconds
+    distance = timedelta(seconds=round(abs(seconds - now)))
+    return f"{seconds}, {f'in {distance}' if seconds > now else f'{distance} ago'}"
+
+
+def explain_token(app: App, token: str) -> bool:
     """Print what a token says beside what this API expects, then the verdict; -> whether it would be let in.
 
     Never prints the signature: what is printed cannot be used to call anything.
@@ -2070,104 +2434,102 @@ def explain_token(app, token):
         header, claims = (dict(json.loads(base64.urlsafe_b64decode(part + "=="))) for part in token.split(".")[:2])
     except (ValueError, TypeError, RecursionError):
         return mark(False, "token", "is no JWT", "not copied whole? Auth0 gives an opaque one to who named no audience")
-    issuers, audience = [app.settings.issuer, *app.settings.extra_issuers], claims.get("aud")
-    audiences, kids = audience if isinstance(audience, list) else [audience], ", ".join(app.keys.keys)
-    now, exp, iat, nbf = app.clock(), claims.get("exp"), claims.get("iat"), claims.get("nbf")
-    under_way = "nbf" not in claims or (is_time(nbf) and nbf - LEEWAY <= now)
-    for good, name, found, advice in (
-        (header.get("alg") in [*ALGORITHMS], "alg", header.get("alg"), "an asymmetric algorithm, RS256 by default"),
-        (str(header.get("typ", "JWT")).lower() in TOKEN_TYPES, "typ", header.get("typ"), "at+jwt or JWT, or nothing"),
-        (header.get("kid") in [*app.keys.keys], "kid", header.get("kid"), f"one of: {kids or 'none can be fetched'}"),
-        (claims.get("iss") in issuers, "iss", claims.get("iss"), f"exactly {' or '.join(issuers)}"),
-        (app.settings.audience in audiences, "aud", audience, f"exactly {app.settings.audience}"),
-        (is_time(exp) and exp + LEEWAY > now, "exp", moment(exp, now), "a time ahead of us; get a new token"),
-        (is_time(iat) and iat - LEEWAY <= now, "iat", moment(iat, now), "a time behind us"),
-        (under_way, "nbf", moment(nbf, now), "a time behind us, or nothing"),
-        (claims.get("sub"), "sub", claims.get("sub"), "who it speaks for"),
-        ("cnf" not in claims, "cnf", claims.get("cnf"), "nothing; this API cannot check the proof of a key"),
-    ):
-        if found is not None or not good:
-            mark(good, name, found, advice)
+    kids, now = ", ".join(app.issuer.keys) or "none can be fetched", int(app.clock())
+    mark(header.get("kid") in [*app.issuer.keys], "kid", header.get("kid"), f"one of: {kids}")
+    for name, good, found, expected in checks(app.settings, header, claims):
+        if name not in TIMES and (found is not None or not good):
+            mark(good, name, found, f"expected {expected}")
+    exp, iat, nbf = (claims.get(name) for name in TIMES)
+    for name, good, found, expected in in_time.__wrapped__(exp, iat, 0 if nbf is None else nbf, now):
+        if name in claims or not good:
+            mark(good, name, moment(found, now), f"expected {expected}")
     try:
         caller = verify(token, app)
     except Problem as problem:
-        why = problem.reason if problem.status_code == 401 else problem.detail
-        return mark(False, "verdict", f"refused with {problem.status_code}", why)
-    name = f"put the claim {app.settings.user_claim} into it (USER_CLAIM), or no route for people opens"
-    mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", name)
+        return mark(False, "verdict", f"refused with {problem.status_code}", str(problem.reason or problem.detail))
+    return explain_caller(app, caller)
+
+
+def explain_caller(app: App, caller: Caller) -> bool:
+    """Print whom a good token speaks for, and what it opens; -> whether it opens anything."""
+    claim = app.settings.user_claim or "that holds the person's e-mail"
+    advice = f"put the claim {claim} into it (USER_CLAIM), or no route for people opens"
+    mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", advice)
     mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; see the README on scopes")
-    guarded = [route for route in api.routes if getattr(route.callback, "scope", None) in caller.scopes]
-    opened = [route for route in guarded if caller.person or route.callback.machines]
-    for route in opened:
-        mark(True, "opens", f"{route.method} {path_of(route)}")
+    opened = 0
+    for route in api.routes:
+        access = access_of(route)
+        if access and access.scope in caller.scopes and (caller.person or access.machines):
+            opened += mark(True, "opens", f"{route.method} {path_of(route)}")
     advice = "403 everywhere: a program's token opens uploads only, a person's the rest, each with its scope"
-    return mark(bool(opened), "verdict", "accepted" if opened else "accepted, but it opens no route", advice)
+    return mark(opened > 0, "verdict", "accepted" if opened else "accepted, but it opens no route", advice)
 
 
-def moment(seconds, now):
-    """A NumericDate for people: how far it is from now."""
-    if not is_time(seconds) or seconds >= 2**45:  # a million years, past which timedelta cannot go
-        return seconds
-    distance = timedelta(seconds=round(abs(seconds - now)))
-    return f"{seconds}, {f'in {distance}' if seconds > now else f'{distance} ago'}"
-
-
-def explain_settings(app):
+def explain_settings(app: App) -> bool:
     """Print whether settings, issuer and database fit together, and what to mend; -> whether they do."""
-    for field in dataclasses.fields(app.settings):
-        value = getattr(app.settings, field.name)
-        shown = ", ".join(value) if type(value) is tuple else str(value)
-        mark(True, field.metadata["variable"], re.sub(r"(?<=//).*@|(?<=\?).*", "...", shown) or "none")
-    discovery, issuer = app.settings.issuer.rstrip("/") + "/.well-known/openid-configuration", app.settings.issuer
+    settings, issuer = app.settings, app.issuer
+    for each in fields(Settings):
+        value = getattr(settings, each.attribute)
+        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+        mark(True, each.name, re.sub(r"(?<=//).*@|(?<=\?).*", "...", shown) or "none")
+    if not settings.user_claim:
+        mark(
+            False, "people", "are kept out", "set USER_CLAIM to the claim that holds a person's e-mail, or leave it so"
+        )
+    says = issuer.description
+    if says:
+        good = mark(says.get("issuer") == settings.issuer, "issuer", says.get("issuer"), "set AUTH0_DOMAIN to this")
+        fits = says.get("jwks_uri") == settings.keys_url()
+        good &= mark(fits, "jwks_uri", says.get("jwks_uri"), "set JWKS_URL to it")
+    else:
+        good = mark(False, "issuer", f"{settings.issuer} does not describe itself", "is AUTH0_DOMAIN right?")
+    advice = f"{settings.keys_url()} has none that can verify a token, or is away"
+    good &= mark(bool(issuer.keys), "keys", ", ".join(issuer.keys) or "none", advice)
     try:
-        with urllib.request.urlopen(discovery, timeout=DEADLINE) as answer:
-            found = dict(json.loads(answer.read(256 * 1024)))
-        good = mark(found.get("issuer") == issuer, "issuer", found.get("issuer"), "set AUTH0_DOMAIN to this")
-        good &= mark(found.get("jwks_uri") == app.keys.address, "jwks_uri", found.get("jwks_uri"), "set JWKS_URL to it")
-    except (OSError, ValueError, TypeError, http.client.HTTPException) as fault:
-        good = mark(False, "issuer", f"does not describe itself at {discovery}", f"is AUTH0_DOMAIN right? {fault}")
-    advice = f"{app.keys.address} has none that can verify a token, or is away"
-    good &= mark(bool(app.keys.keys), "keys", ", ".join(app.keys.keys) or "none", advice)
-    try:
-        app.db.migrate()
-        return mark(True, "database", "answers") and good
+        before = app.db.migrate()
+        ((count,),) = app.db.read("SELECT count(*) FROM entry WHERE voided = 0")
+        where = os.path.abspath(app.db.url) if app.db.quick else "PostgreSQL"
+        found = f"answers: {where}, {f'{count} entries' if before else 'made just now'}"
+        return mark(True, "database", found) and good
     except Faults as faults:
-        return mark(False, "database", "cannot be used", " ".join(faults.args[0]))
+        return mark(False, "database", "cannot be used", " ".join(faults.faults))
     except OSError as fault:
         return mark(False, "database", "is away", str(fault))
 
 
-def explain(settings, words):
+def explain(settings: Settings, words: Sequence[str]) -> bool:
     """Explain the token in `words`, or the set-up if there are none; -> whether all is well with it."""
-    app = App(settings, time.time, KeySet(settings.keys_url()))
-    app.keys.refresh(wait=True)
+    app = App(settings, time.time, Issuer(settings))
+    app.issuer.refresh()
+    app.issuer.thread.join(2 * DEADLINE)  # for the keys, and for what the issuer says of itself
     token = sys.stdin.read() if words == ["-"] else " ".join(words)
     token = re.sub("^(Authorization: *)?Bearer( +|$)", "", token.strip(), flags=re.IGNORECASE)
     if words and not token:
         raise Faults(["There is no token to explain; without any argument, `explain` looks at the settings."])
     try:
         good = explain_token(app, token) if words else explain_settings(app)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:  # `explain | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return good
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
     """Serve with settings from flags and environment; exit with 78 (sysexits: configuration) when they are at fault."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog=EPILOG)
-    for field in dataclasses.fields(Settings):
-        variable, meaning, _ = field.metadata.values()
-        default = "required" if field.default is dataclasses.MISSING else f"default: {field.default or 'none'}"
-        flag = f"--{variable.lower().replace('_', '-')}"
-        parser.add_argument(flag, dest=variable, metavar="…", help=f"{meaning} ({default})")
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:  # after `2>&-` the database's file would be taken for the log
+        pass
+    os.close(fd)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], epilog=EPILOG)
+    for each in fields(Settings):
+        default = "required" if each.required else f"default: {each.default or 'none'}"
+        flag = f"--{each.name.lower().replace('_', '-')}"
+        parser.add_argument(flag, dest=each.name, metavar="…", help=f"{each.about} ({default})")
     parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("command", nargs="?", choices=["explain"], help="say what a token, or this set-up, lacks")
     parser.add_argument("token", nargs="*", help="the token to explain; - reads it from standard input")
     given = vars(parser.parse_args(arguments))
     command, words = given.pop("command"), given.pop("token")
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # there is none after `>&-`
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a tick shows its name
         sys.stdout.reconfigure(errors="namereplace")
     try:
@@ -2176,12 +2538,13 @@ def main(arguments):
             sys.exit(int(not explain(settings, words)))
         serve(settings)
     except Faults as faults:
-        print(*faults.args[0], sep="\n", file=sys.stderr)
+        print(*faults.faults, sep="\n", file=sys.stderr)
         sys.exit(78)
     except OSError as fault:
         sys.exit(f"The API cannot go on: {fault}")
 
 
+TIMES = ("exp", "iat", "nbf")
 EPILOG = """A flag overrides the environment variable of its name. `explain` alone makes the database if there is none.
 Exit status: 0 after SIGTERM, 1 when the port or the database's server cannot be had, or something explained is
 refused; 78 for the settings."""
