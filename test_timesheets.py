@@ -4866,6 +4866,7 @@ def test_whole_job_with_another_issuer(tmp_path):
     export.write_text(TOGGL + "Jane,jane@x.example,Big,Web,,d,Yes,2026-11-02,09:00:00,2026-11-02,10:30:00,,\n")
     with oidc_provider(tmp_path / "issuer") as issuer:
         env = {"AUTH0_DOMAIN": issuer.url, "AUTH0_AUDIENCE": AUDIENCE, "JWKS_URL": issuer.url + "/jwks"}
+        env |= {"EXTRA_ISSUERS": issuer.url}  # this one's `iss` has no slash at its end
         done = run("timesheets.py", "explain", DATABASE_URL=str(tmp_path / "explained.db"), **env)
         assert done.returncode == 0, done.stdout
         with Server(issuer, tmp_path / "api", **env) as server:
@@ -4873,13 +4874,18 @@ def test_whole_job_with_another_issuer(tmp_path):
             env |= {"TOKEN_URL": issuer.url + "/token", "TOKEN_RESOURCE": AUDIENCE}
             env |= {"TOKEN_SCOPE": "batch:upload read:timesheets"}
             for state, change, status, says in (
-                ("kept", {}, 0, "token ok, good for 10 minutes\nread 1 row\n1 rows: 1 created\n"),
-                ("kept", {}, 0, "read 1 row\n1 rows: 1 unchanged\n"),
-                ("other", {"AUTH0_CLIENT_SECRET": "wrong"}, 77, "The issuer does not accept AUTH0_CLIENT_ID with its"),
-                ("other", {"TOKEN_URL": ""}, 77, "The token endpoint answered 404 and no JSON"),
-                ("other", {"TOKEN_RESOURCE": ""}, 78, "The issuer gave an opaque token"),
-                ("other", {"TOKEN_SCOPE": "read:timesheets"}, 77, "The token does not permit uploads"),
-                ("other", {"TOKEN_SCOPE": ""}, 77, "token ok, good for 10 minutes\nread 1 row\nThe API says: "),
+                ("kept", {}, 0, "read 1 row\ntoken ok, good for 10 minutes\n1 row: 1 created\n"),
+                ("kept", {}, 0, "read 1 row\n1 row: 1 unchanged\n"),
+                (
+                    "other",
+                    {"AUTH0_CLIENT_SECRET": "wrong"},
+                    77,
+                    "read 1 row\nThe issuer does not accept AUTH0_CLIENT_ID with its",
+                ),
+                ("other", {"TOKEN_URL": ""}, 77, "read 1 row\nThe token endpoint answered 404 and no JSON"),
+                ("other", {"TOKEN_RESOURCE": ""}, 78, "read 1 row\nThe issuer gave an opaque token"),
+                ("other", {"TOKEN_SCOPE": "read:timesheets"}, 77, "read 1 row\nThe token does not permit uploads"),
+                ("other", {"TOKEN_SCOPE": ""}, 77, "read 1 row\ntoken ok, good for 10 minutes\nThe API says: "),
             ):
                 done = run("sync.py", "-v", "--state-dir", tmp_path / state, export, **env | change)
                 assert done.returncode == status and done.stderr.startswith(says), done.stderr
@@ -6419,7 +6425,7 @@ def test_match_gives_each_row_one_entry_and_each_entry_one_row(rows, held, chanc
     assert {step.key for step in plan if not step.row} <= covered
     stored = applied(plan, held)
     assert all(stored[entry.key] == entry for entry in held if entry.approved)
-    if whole and all(row.seconds is not None for row in rows):  # an approved hour is not stored a second time
+    if whole and not any(row.key for row in rows):  # what is approved is not stored a second time
         owed = collections.Counter(map(sync.EQUAL, filter(lambda row: row.seconds, rows)))
         owed -= collections.Counter(sync.EQUAL(entry) for entry in held if entry.approved)
         assert collections.Counter(sync.EQUAL(entry) for entry in stored.values() if not entry.approved) <= owed
@@ -6838,10 +6844,9 @@ def test_what_the_input_lacks_is_deleted_where_it_says_all(door, monkeypatch, be
 
 def test_what_the_api_holds_is_what_the_tracker_holds(door):
     """Whatever people do between two runs, however it is exported, and wherever a run dies."""
-    many = 400 if os.environ.get("HEAVY") else 20
     machine: Any = functools.partial(Contractors, door)
     checks = settings(
-        max_examples=many, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck]
+        max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck]
     )
     stateful.run_state_machine_as_test(machine, settings=checks)
 

@@ -225,6 +225,11 @@ def issuer_url(text: str) -> str:
     return whole if urllib.parse.urlsplit(whole).path else whole + "/"
 
 
+def exact_issuer(text: str) -> str:
+    """A further issuer, whose URL stands as it is in `iss`: some have no slash at the end."""
+    return url(text) if "://" in text else issuer_url(text)
+
+
 def base_url(text: str) -> str:
     """An address to put paths after."""
     return url(text).rstrip("/")
@@ -251,7 +256,7 @@ def file_path(text: str) -> str:
 
 ISSUER = "a domain such as tenant.eu.auth0.com, or an issuer's https:// URL"
 IssuerUrl = Annotated[str, must_be(ISSUER, issuer_url)]
-IssuerUrls = Annotated[tuple[str, ...], must_be(f"with commas between them, each {ISSUER}", each_of(issuer_url))]
+IssuerUrls = Annotated[tuple[str, ...], must_be(f"with commas between them, each {ISSUER}", each_of(exact_issuer))]
 Claims = Annotated[tuple[str, ...], must_be("claims with commas between", each_of(str))]
 Origins = Annotated[
     tuple[str, ...], must_be("origins as browsers have them: https://app.exampleco.com", each_of(origin))
@@ -755,7 +760,8 @@ class Issuer:
         if not self.description:
             with contextlib.suppress(*NO_ANSWER):
                 self.description = fetch(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
-            if self.description.get("issuer", self.settings.issuer) != self.settings.issuer:
+            known = self.settings.issuer, *self.settings.extra_issuers
+            if self.description.get("issuer", self.settings.issuer) not in known:
                 says = "the issuer calls itself %a, expected %a: no token of its will be accepted; see AUTH0_DOMAIN"
                 log.warning(says, self.description["issuer"], self.settings.issuer)
 
@@ -2478,7 +2484,10 @@ def explain_settings(app: App) -> bool:
         )
     says = issuer.description
     if says:
-        good = mark(says.get("issuer") == settings.issuer, "issuer", says.get("issuer"), "set AUTH0_DOMAIN to this")
+        known = says.get("issuer") in (settings.issuer, *settings.extra_issuers)
+        alike = not str(says.get("issuer")).endswith("/") and f"{says.get('issuer')}/" == settings.issuer
+        advice = "add this to EXTRA_ISSUERS" if alike else "set AUTH0_DOMAIN to this"
+        good = mark(known, "issuer", says.get("issuer"), advice)
         fits = says.get("jwks_uri") == settings.keys_url()
         good &= mark(fits, "jwks_uri", says.get("jwks_uri"), "set JWKS_URL to it")
     else:
