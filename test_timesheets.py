@@ -665,7 +665,7 @@ def test_without_user_claim_the_api_serves_programs_only(tenant, database, kind,
     api.upload(row())
     for route in api.app.routes:
         access = timesheets.access_of(route)
-        if access and not access.machines:
+        if access and not timesheets.FOR_PROGRAMS.intersection(access.scopes):
             answer = api.call(route.method, timesheets.path_of(route).replace("{entry_id}", "1"), token)
             assert (answer.status_int, answer.json["code"]) == (403, code)
             assert kind == "machine" or "USER_CLAIM" in answer.json["detail"]
@@ -746,7 +746,8 @@ def test_every_route_but_the_public_ones_is_guarded(api):
     guarded = [route for route in api.app.routes if route.rule not in public]
     assert len(guarded) >= 10
     for route in guarded:
-        assert timesheets.access_of(route).scope in {"batch:upload", *SCOPES.split(), "approve:timesheets"}
+        known = {"batch:upload", *SCOPES.split(), "approve:timesheets", "report:timesheets"}
+        assert set(timesheets.access_of(route).scopes) <= known
         answer = api.call(route.method, route.rule.partition("<")[0].rstrip("/") + ("/1" if "<" in route.rule else ""))
         assert (answer.status_int, answer.headers["WWW-Authenticate"]) == CHALLENGES["token_required"], route
 
@@ -1133,7 +1134,7 @@ def test_banner_has_an_ipv6_address_as_a_url_does(tenant, tmp_path):
             "PATCH", "/timesheets", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS, POST"}, id="405"
         ),
         pytest.param(
-            "POST", "/approvals", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS"}, id="405-get-only"
+            "POST", "/reports/weekly", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS"}, id="405-get-only"
         ),
         pytest.param("POST", "/timesheets/upload", 401, "token_required", {}, id="401-before-the-body"),
     ],
@@ -1218,7 +1219,8 @@ def test_reference_cron_clients_request_works_unchanged(api):
     sent = {"user_id": "007", "date": "2017-05-10T17:40:20.095Z", "project": "StoreZero", "hours": 5}
     answer = api.call("POST", "/timesheets/upload", api.job, sent)
     entry = {"id": 1, "user_id": "007", "date": "2017-05-10", "project": "StoreZero", "hours": 5, "description": ""}
-    entry |= {"approved": False, "source": "job", "external_id": None}
+    entry |= {"approved": False, "source": "job", "external_id": None, "note": "", "version": 1, "changed_by": "job"}
+    entry["changed_at"] = answer.json["changed_at"]
     assert (answer.status_int, answer.headers["Location"], answer.json) == (201, "/timesheets/1", entry)
     assert type(answer.json["id"]) is int
     assert api.call("GET", "/approvals", api.boss).json == [entry]
@@ -1346,6 +1348,10 @@ def test_upload_of_one_object_answers_the_flat_entry(api, sent, status):
         "approved",
         "source",
         "external_id",
+        "note",
+        "version",
+        "changed_at",
+        "changed_by",
     ]
     assert (answer.json["hours"], answer.json["external_id"]) == (sent["hours"], sent["external_id"])
 
@@ -1548,18 +1554,18 @@ def test_every_change_keeps_the_old_version(api):
     api.call("PUT", "/approvals/1", api.boss)
     api.call("PUT", "/approvals/1", api.boss)
     api.call("DELETE", "/approvals/1", api.boss)
-    api.call("DELETE", "/timesheets/1", api.ann)
+    api.upload({"external_id": row()["external_id"], "deleted": True})
     api.upload(row(hours=8))
-    boss, ann = "boss@example.com", "ann@example.com"
-    assert api.table("seconds, approved, voided, changed_by, replaced_by", "history") == [
-        (27_000, 0, 0, "job", "job"),
-        (28_800, 0, 0, "job", boss),
-        (28_800, 1, 0, boss, boss),
-        (28_800, 0, 0, boss, ann),
-        (28_800, 0, 1, ann, "job"),
+    boss = "boss@example.com"
+    assert api.table("version, seconds, approved, voided, changed_by", "history") == [
+        (1, 27_000, 0, 0, "job"),
+        (2, 28_800, 0, 0, "job"),
+        (3, 28_800, 1, 0, boss),
+        (4, 28_800, 0, 0, boss),
+        (5, 28_800, 0, 1, "job"),
     ]
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H")
-    assert all(stamp.startswith(now[:11]) for pair in api.table("changed_at, replaced_at", "history") for stamp in pair)
+    assert all(stamp.startswith(now[:11]) for (stamp,) in api.table("changed_at", "history"))
 
 
 # ---- People: own entries, approvals, lists, reports ----
@@ -1592,7 +1598,8 @@ def test_reference_apps_calls_work_unchanged(api, sent):
     assert api.call("GET", "/timesheets", api.ann).json == [created.json]
     assert api.call("GET", "/approvals", api.boss).json == [created.json]
     approved = api.call("PUT", "/approvals/1", api.boss, {})
-    assert (approved.status_int, approved.json) == (200, created.json | {"approved": True})
+    by = {"approved": True, "version": 2, "changed_by": "boss@example.com", "changed_at": approved.json["changed_at"]}
+    assert (approved.status_int, approved.json) == (200, created.json | by)
     assert api.call("PUT", "/approvals/1", api.boss, b"").json == approved.json
     assert api.call("GET", "/approvals", api.boss).json == []
 
@@ -1634,11 +1641,15 @@ ROLES = ["nobody", "lacking", "job", "ann", "bob", "boss"]
         ("GET", "/timesheets?user_id=*", (401, 403, 403, 403, 403, 200)),
         ("GET", "/timesheets?user_id=ann@example.com", (401, 403, 403, 200, 403, 200)),
         ("GET", "/timesheets/1", (401, 403, 403, 200, 404, 200)),
-        ("DELETE", "/timesheets/1", (401, 403, 403, 204, 404, 404)),
+        ("GET", "/timesheets/1/history", (401, 403, 403, 200, 404, 200)),
+        ("DELETE", "/timesheets/1", (401, 403, 403, 409, 404, 404)),
+        ("PUT", "/approvals", (401, 403, 403, 403, 403, 200)),
         ("GET", "/approvals", (401, 403, 403, 403, 403, 200)),
         ("PUT", "/approvals/1", (401, 403, 403, 403, 403, 200)),
         ("DELETE", "/approvals/1", (401, 403, 403, 403, 403, 204)),
+        ("GET", "/reports/daily", (401, 403, 403, 200, 200, 200)),
         ("GET", "/reports/weekly", (401, 403, 403, 200, 200, 200)),
+        ("GET", "/reports/monthly", (401, 403, 403, 200, 200, 200)),
         ("GET", "/health", (200, 200, 200, 200, 200, 200)),
         ("GET", "/", (200, 200, 200, 200, 200, 200)),
         ("GET", "/openapi.json", (200, 200, 200, 200, 200, 200)),
@@ -1653,7 +1664,7 @@ def test_who_may_do_what(api, tenant, method, path, statuses):
         token = {"nobody": None, "lacking": tenant.person("ann@example.com", "other:scope")}.get(role) or getattr(
             api, role, None
         )
-        body = {"POST /timesheets/upload": [], "POST /timesheets": OWN}.get(f"{method} {path}")
+        body = {"POST /timesheets/upload": [], "POST /timesheets": OWN, "PUT /approvals": []}.get(f"{method} {path}")
         found.append(api.call(method, path, token, body).status_int)
     assert tuple(found) == statuses
 
@@ -1712,7 +1723,7 @@ def test_person_is_one_in_every_spelling(api, spelling):
     assert [week["user_id"] for week in api.call("GET", "/reports/weekly", api.ann).json] == ["ann@example.com"]
     assert api.call("PUT", "/approvals/1", token).json["code"] == "own_entry"
     assert api.call("POST", "/timesheets", token, OWN).json["user_id"] == "ann@example.com"
-    assert [api.call("DELETE", f"/timesheets/{n}", token).status_int for n in (1, 2, 3)] == [204] * 3
+    assert [api.call("DELETE", f"/timesheets/{n}", token).status_int for n in (1, 2, 3)] == [409, 409, 204]
 
 
 def test_approved_entry_is_deleted_only_after_its_approval_is_taken_back(api):
@@ -1748,7 +1759,7 @@ def test_page_is_bounded_in_bytes_too(api):
 
 @pytest.mark.parametrize("limit", [1, 7, 25, 1000])
 def test_pages_follow_each_other_without_gap_or_overlap(filled, limit):
-    """Keyset paging: the links lead through all entries, by date then id."""
+    """Keyset paging: the links lead through all entries, by date then id, the newest first."""
     path, seen = f"/timesheets?limit={limit}&project=A", []
     while path:
         answer = filled.call("GET", path, filled.ann)
@@ -1756,12 +1767,12 @@ def test_pages_follow_each_other_without_gap_or_overlap(filled, limit):
         seen += [(entry["date"], entry["id"]) for entry in answer.json]
         path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
         assert not path or answer.headers["Link"] == f'<{path}>; rel="next"'
-    assert (seen, len(set(seen))) == (sorted(seen), 15)
+    assert (seen, len(set(seen))) == (sorted(seen, reverse=True), 15)
 
 
 def test_link_replaces_the_mark_it_was_reached_by(filled):
     """However `after` is spelled, the next page has one mark, not two."""
-    link = filled.call("GET", "/timesheets?limit=1&%61fter=2026-11-16.1", filled.ann).headers["Link"]
+    link = filled.call("GET", "/timesheets?limit=1&%61fter=2026-11-20.1", filled.ann).headers["Link"]
     assert link.count("after=") == 1 and "%61" not in link
 
 
@@ -1789,9 +1800,9 @@ def test_filters(filled, query, count):
     [
         ("/timesheets?form=2026-11-20", "form", "unknown field"),
         ("/timesheets?from=20.11.2026", "from", "must be a date such as 2026-11-20"),
-        ("/timesheets?limit=0", "limit", "whole number from 1 to 1000"),
-        ("/timesheets?limit=1001", "limit", "whole number from 1 to 1000"),
-        ("/timesheets?limit=%D9%A3", "limit", "whole number from 1 to 1000"),
+        ("/timesheets?limit=0", "limit", "whole number from 1 to 10000"),
+        ("/timesheets?limit=10001", "limit", "whole number from 1 to 10000"),
+        ("/timesheets?limit=%D9%A3", "limit", "whole number from 1 to 10000"),
         ("/timesheets?after=x", "after", "Link header"),
         ("/timesheets?approved=yes", "approved", "must be 1, 0, true or false"),
         ("/timesheets?project=A&project=B", "project", "stands twice"),
@@ -1820,7 +1831,7 @@ def test_csv_for_spreadsheets(api):
     assert answer.content_type == "text/csv" and b"\r\n" in answer.body
     head, *lines = csv.reader(io.StringIO(answer.text, newline=""))
     assert head == list(api.call("GET", "/timesheets", api.ann).json[0])
-    assert [line[3] for line in lines] == ["'" + text for text in evil[:4]] + evil[4:]
+    assert [line[3] for line in reversed(lines)] == ["'" + text for text in evil[:4]] + evil[4:]
     assert [line[6] for line in lines] == ["false"] * 5
 
 
@@ -1874,7 +1885,7 @@ def test_absolute_links_only_with_a_public_url(tenant, database):
     )
     api.call("POST", "/timesheets", api.ann, OWN)
     link = api.call("GET", "/timesheets?limit=1", api.ann, Host="evil.example").headers["Link"]
-    assert link == '<https://api.exampleco.com/v1/timesheets?limit=1&after=2026-11-20.1>; rel="next"'
+    assert link == '<https://api.exampleco.com/v1/timesheets?limit=1&after=2026-11-20.2>; rel="next"'
 
 
 def test_three_times_twenty_minutes_are_an_hour(api):
@@ -2058,7 +2069,7 @@ def test_constraints_are_the_last_line_of_defence(sqlite_api):
             db.execute(f"UPDATE entry SET {change}")
     with pytest.raises(sqlite3.IntegrityError), sqlite_api.app.db.transaction() as db:
         db.execute(
-            "INSERT INTO entry SELECT 2, source, external_id, user_id, date, project, seconds, description, 0, 0, 'x', 'x' FROM entry"
+            "INSERT INTO entry SELECT 2, source, external_id, user_id, date, project, seconds, description, 0, 0, 'x', 'x', 1, '' FROM entry"
         )
 
 
@@ -2268,7 +2279,9 @@ NEARLY_ROWS = st.lists(
 def test_quick_reader_reads_what_the_thorough_one_reads(rows, ascii_only, separators):
     """An array is read in one of two ways, which never differ in what they make of it."""
     body = json.dumps(rows, ensure_ascii=ascii_only, separators=separators).encode(errors="replace")
-    assert timesheets.read_rows(body) == timesheets.sort_rows(json.loads(body))
+    assert timesheets.read_batch(body, timesheets.UploadedEntry, "external_id") == timesheets.sort_rows(
+        json.loads(body), timesheets.UploadedEntry, "external_id"
+    )
 
 
 PLAIN = {"user_id": "ann", "date": "2026-10-01", "project": "A", "hours": 1, "external_id": "1"}
@@ -2814,7 +2827,8 @@ def test_openapi_is_valid_and_describes_every_route(api):
     }
     approve = document["paths"]["/approvals/{entry_id}"]["put"]
     assert approve["security"] == [{"auth0": ["approve:timesheets"]}]
-    assert set(approve["responses"]) == {"200", "400", "401", "403", "404", "500", "503", "507"}
+    problems = {"400", "401", "403", "404", "408", "409", "413", "415", "422", "500", "503", "507"}
+    assert set(approve["responses"]) == {"200", *problems}
     assert "`own_entry`" in approve["responses"]["403"]["description"]
     assert set(document["paths"]["/"]["get"]["responses"]) == {"200", "400", "500"}
     flows = document["components"]["securitySchemes"]["auth0"]["flows"]
@@ -2823,14 +2837,15 @@ def test_openapi_is_valid_and_describes_every_route(api):
     assert "<" not in json.dumps([document["paths"], flows])
     flows = document["components"]["securitySchemes"]["auth0"]["flows"]
     assert flows["clientCredentials"]["tokenUrl"] == api.tenant.url + "oauth/token"
-    assert set(flows["clientCredentials"]["scopes"]) == {"batch:upload", "approve:timesheets", *SCOPES.split()}
+    scopes = {"batch:upload", "approve:timesheets", "report:timesheets", *SCOPES.split()}
+    assert set(flows["clientCredentials"]["scopes"]) == scopes
 
 
 def test_openapi_names_every_code(api):
     """What a program may have to tell apart stands in the description, and nothing else does."""
     source = (HERE / "timesheets.py").read_text()
     codes = {*re.findall(r'Problem\(\s*\d{3}, "(\w+)"', source), *re.findall(r'= \(5\d\d, "(\w+)"', source)}
-    codes |= {"invalid_token", "approved", timesheets.BOTTLES_OWN[400][0], timesheets.BOTTLES_OWN[500][0]}
+    codes |= {"invalid_token", *timesheets.REFUSED, timesheets.BOTTLES_OWN[400][0], timesheets.BOTTLES_OWN[500][0]}
     operations = [op for path in api.call("GET", "/openapi.json").json["paths"].values() for op in path.values()]
     reasons = [answer["description"] for op in operations for answer in op["responses"].values()]
     assert set(re.findall(r"`([a-z]+_?[a-z_]*)`(?=:|,| or)", " ".join(reasons))) == codes
@@ -2906,7 +2921,9 @@ def test_metadata_for_clients_that_know_only_the_address(tenant, database):
         assert challenge == f'Bearer realm="timesheets", resource_metadata="{where}"'
         metadata = api.call("GET", urllib.parse.urlsplit(where).path).json
     assert (metadata["resource"], metadata["authorization_servers"]) == (AUDIENCE, [tenant.url])
-    assert metadata["scopes_supported"] == sorted({"batch:upload", "approve:timesheets", *SCOPES.split()})
+    assert metadata["scopes_supported"] == sorted(
+        {"batch:upload", "approve:timesheets", "report:timesheets", *SCOPES.split()}
+    )
 
 
 OTHER_CLAIM = "https://api.exampleco.com/another"
@@ -6907,7 +6924,8 @@ def test_documents_name_what_there_is():
         assert all(hasattr(timesheets, name) or hasattr(sync, name) for name in re.findall(r"`(\w+)`", places)), places
         assert all(name in globals() for name in re.findall(r"`(\w+)`", proofs)), proofs
     refusals = readme.partition("## Why was I refused?")[2].partition("\n## ")[0]
-    codes = re.findall(r'\b[45]\d\d, "([a-z_]+)"', api) + [code for code, _ in timesheets.BOTTLES_OWN.values()]
+    codes = re.findall(r'(?:Problem\(|= \()\s*[45]\d\d, "([a-z_]+)"', api)
+    codes += [*timesheets.REFUSED, *(code for code, _ in timesheets.BOTTLES_OWN.values())]
     assert {*re.findall(r"`([a-z]+_?[a-z_]*)`(?=[, |]*[`|])", refusals)} >= {*codes} - {"bad_request"}
     assert readme.count("\n") <= 300
     assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= options

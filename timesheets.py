@@ -22,9 +22,10 @@ Words used below, as the RFCs use them:
 
     batch:upload        /timesheets/upload                      the cron job
     create:timesheets   POST /timesheets                        people
-    read:timesheets     GET /timesheets, /reports/weekly        people
+    read:timesheets     GET /timesheets, /reports               people, of their own
     delete:timesheets   DELETE /timesheets/ID                   people
     approve:timesheets  /approvals, and others' entries         managers
+    report:timesheets   others' entries and /reports            payroll, people and programs
 
 The file follows a request: what it is made of, who sends it, where it is stored, what each route does. Behind
 "Around it" stands what a reader can leave for later: self-description, serving, PostgreSQL, `explain`.
@@ -196,6 +197,101 @@ def sayable(text: str) -> str:
     return text[:200].encode(errors="replace").decode()
 
 
+# ---- Values: what a text, a date, hours and a person are ----
+
+# Every text is trimmed and searched for bad characters in `plain`, every name of a person goes through `person`.
+
+BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
+BLANK_FILLER = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters to Unicode, and nothing to the eye
+TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,30})?)?"
+ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
+JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
+remember = functools.lru_cache(maxsize=4096)  # a batch says most things many times
+
+
+def plain(text: str) -> str:
+    """Text without blanks around it."""
+    trimmed = text.strip()
+    if not trimmed.isprintable() and BAD_CHARACTER.search(trimmed):
+        raise ValueError("must not hold control characters or broken Unicode")
+    if text and not trimmed:
+        raise ValueError  # whether it may be empty is for the limits of its field to say
+    return trimmed
+
+
+@remember
+def person(text: str) -> str:
+    """The one spelling of a person, by which uploads, tokens and queries name them.
+
+    Full-width and composed characters become the usual ones, and an address is in small letters.
+    """
+    spelled = unicodedata.normalize("NFKC", plain(text)).strip()
+    if "@" in spelled:
+        spelled = re.sub(r"[.\s]+$", "", unicodedata.normalize("NFKC", spelled.casefold()))
+    unseen = BLANK_FILLER.search(spelled) or any(unicodedata.category(character) == "Cf" for character in spelled)
+    if unseen or spelled in ("", "*") or len(spelled) > 200:
+        raise ValueError("must be a name or an address without characters that nobody sees")
+    return spelled
+
+
+def anybody(text: str) -> str:
+    """A person, or `*` for everybody."""
+    return text if text == "*" else person(text)
+
+
+def civil_day(text: str) -> str:
+    """YYYY-MM-DD of that, of an ISO date-time or of Java's Date.toString(): the day as written, in any zone."""
+    with contextlib.suppress(ValueError):  # there is no such day
+        if match := ISO_DATE.fullmatch(text.strip()):
+            return date.fromisoformat(match[1]).isoformat()
+        if match := JAVA_DATE.fullmatch(text.strip()):
+            return datetime.strptime(f"{match[1]} {match['year']}", "%b %d %Y").date().isoformat()
+    raise ValueError
+
+
+@remember
+def worked_day(text: str) -> str:
+    """A day on which somebody can have worked: from 2000 to tomorrow, wherever they are."""
+    worked = civil_day(text)
+    if not "2000-01-01" <= worked <= (datetime.now(UTC) + timedelta(days=1)).date().isoformat():
+        raise ValueError("must be from 2000-01-01 to tomorrow")
+    return worked
+
+
+def is_true(value: bool) -> bool:
+    """The mark of an entry that is gone upstream."""
+    if not value:
+        raise ValueError
+    return value
+
+
+TEXT, FLAG = "text of 1 to 200 characters", "1, 0, true or false"
+DATES = {"examples": ["2026-11-20", "2026-11-20T17:40:20.095Z"]}
+HOURS = {"type": ["number", "string"], "examples": [7.5]}  # as text, too, in a form of the reference clients
+HALF_A_SECOND = 0.5 / 3600  # what is not longer would be stored as none
+Text = Annotated[str, must_be(TEXT, plain, min_length=1, max_length=200)]
+Project = Annotated[str, must_be(TEXT, remember(plain), min_length=1, max_length=200)]
+Description = Annotated[str, must_be("text of at most 5,000 characters", plain, max_length=5_000)]
+Reason = Annotated[str, must_be("text of at most 1,000 characters", plain, max_length=1_000)]
+Person = Annotated[str, must_be(TEXT, person, min_length=1, max_length=200)]
+Anybody = Annotated[str, must_be(TEXT, anybody, min_length=1, max_length=200)]
+Day = Annotated[str, must_be("a date such as 2026-11-20", civil_day, max_length=64, extra_json_schema=DATES)]
+WorkedDay = Annotated[str, must_be("a date such as 2026-11-20", worked_day, max_length=64, extra_json_schema=DATES)]
+RIGHT_HOURS = must_be("a number of hours such as 7.5, more than 0 and at most 24", gt=HALF_A_SECOND, le=24)
+Hours = Annotated[float, RIGHT_HOURS, Meta(extra_json_schema=HOURS)]
+PAGE_START = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$"
+PageStart = Annotated[str, must_be("as in the Link header of the page before", pattern=PAGE_START)]
+Grouping = Literal["user", "project", "user,project", "project,user"]
+GROUPINGS = must_be("user, project, user,project or project,user")
+SOME_HOURS = must_be("a number of hours such as 12", ge=0, le=10_000)
+KEY_OF_REQUEST = must_be("1 to 200 visible ASCII characters", pattern=r"^[\x21-\x7e]{1,200}$")
+Value = TypeVar("Value")
+Maybe = Union[Value, UnsetType]  # noqa: UP007 (mypy takes no other form of a generic alias)
+OneProject = Maybe[Annotated[Text, about("only this project's entries")]]
+OnePerson = Maybe[Annotated[Anybody, about("whose entries, `*` for all; others' need approve: or report:timesheets")]]
+OneState = Maybe[Annotated[bool, must_be(FLAG, int), about("only approved entries, or only others")]]
+
+
 # ---- Settings: read from the environment, all faults reported at once ----
 
 # Each variable is a command-line flag too. Nothing is read, opened or fetched when this file is imported.
@@ -282,6 +378,10 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     jwks_url: Annotated[Url, about("where the key set is, if not right below the issuer")] = ""
     extra_issuers: Annotated[IssuerUrls, about("further accepted `iss` values that share the keys")] = ()
     scope_claims: Annotated[Claims, about("claims that grant scopes too, with commas between")] = ()
+    people_claim: Annotated[
+        str, about("the claim of a token that lists whom it may upload for: names, or *@domain")
+    ] = ""
+    closed_until: Annotated[Day, about("the last day that is closed: nothing up to it can change")] = ""
     database_url: Annotated[str, about("the path of the SQLite file, or postgresql://...")] = "timesheets.db"
     host: Annotated[str, about("the address to listen on")] = "127.0.0.1"
     port: Annotated[int, whole(0, 65_535), about("the port to listen on; 0 takes a free one")] = 8080
@@ -413,96 +513,10 @@ def watch(handler: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
     return watched
 
 
-# ---- Input: what a text, a date, hours and a person are; bodies and queries ----
-
-# Every text is trimmed and searched for bad characters in `plain`, every name of a person goes through `person`.
+# ---- Input: bodies and queries ----
 
 MAX_BODY, MAX_ROWS = 8 * 1024 * 1024, 10_000
 BODY_DEADLINE = 30  # seconds for a whole body
-BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
-BLANK_FILLER = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters to Unicode, and nothing to the eye
-TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,30})?)?"
-ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
-JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
-remember = functools.lru_cache(maxsize=4096)  # a batch says most things many times
-
-
-def plain(text: str) -> str:
-    """Text without blanks around it."""
-    trimmed = text.strip()
-    if not trimmed.isprintable() and BAD_CHARACTER.search(trimmed):
-        raise ValueError("must not hold control characters or broken Unicode")
-    if text and not trimmed:
-        raise ValueError  # whether it may be empty is for the limits of its field to say
-    return trimmed
-
-
-@remember
-def person(text: str) -> str:
-    """The one spelling of a person, by which uploads, tokens and queries name them.
-
-    Full-width and composed characters become the usual ones, and an address is in small letters.
-    """
-    spelled = unicodedata.normalize("NFKC", plain(text)).strip()
-    if "@" in spelled:
-        spelled = re.sub(r"[.\s]+$", "", unicodedata.normalize("NFKC", spelled.casefold()))
-    unseen = BLANK_FILLER.search(spelled) or any(unicodedata.category(character) == "Cf" for character in spelled)
-    if unseen or spelled in ("", "*") or len(spelled) > 200:
-        raise ValueError("must be a name or an address without characters that nobody sees")
-    return spelled
-
-
-def anybody(text: str) -> str:
-    """A person, or `*` for everybody."""
-    return text if text == "*" else person(text)
-
-
-def civil_day(text: str) -> str:
-    """YYYY-MM-DD of that, of an ISO date-time or of Java's Date.toString(): the day as written, in any zone."""
-    with contextlib.suppress(ValueError):  # there is no such day
-        if match := ISO_DATE.fullmatch(text.strip()):
-            return date.fromisoformat(match[1]).isoformat()
-        if match := JAVA_DATE.fullmatch(text.strip()):
-            return datetime.strptime(f"{match[1]} {match['year']}", "%b %d %Y").date().isoformat()
-    raise ValueError
-
-
-@remember
-def worked_day(text: str) -> str:
-    """A day on which somebody can have worked: from 2000 to tomorrow, wherever they are."""
-    worked = civil_day(text)
-    if not "2000-01-01" <= worked <= (datetime.now(UTC) + timedelta(days=1)).date().isoformat():
-        raise ValueError("must be from 2000-01-01 to tomorrow")
-    return worked
-
-
-def is_true(value: bool) -> bool:
-    """The mark of an entry that is gone upstream."""
-    if not value:
-        raise ValueError
-    return value
-
-
-TEXT, FLAG = "text of 1 to 200 characters", "1, 0, true or false"
-DATES = {"examples": ["2026-11-20", "2026-11-20T17:40:20.095Z"]}
-HOURS = {"type": ["number", "string"], "examples": [7.5]}  # as text, too, in a form of the reference clients
-HALF_A_SECOND = 0.5 / 3600  # what is not longer would be stored as none
-Text = Annotated[str, must_be(TEXT, plain, min_length=1, max_length=200)]
-Project = Annotated[str, must_be(TEXT, remember(plain), min_length=1, max_length=200)]
-Note = Annotated[str, must_be("text of at most 5,000 characters", plain, max_length=5_000)]
-Person = Annotated[str, must_be(TEXT, person, min_length=1, max_length=200)]
-Anybody = Annotated[str, must_be(TEXT, anybody, min_length=1, max_length=200)]
-Day = Annotated[str, must_be("a date such as 2026-11-20", civil_day, max_length=64, extra_json_schema=DATES)]
-WorkedDay = Annotated[str, must_be("a date such as 2026-11-20", worked_day, max_length=64, extra_json_schema=DATES)]
-RIGHT_HOURS = must_be("a number of hours such as 7.5, more than 0 and at most 24", gt=HALF_A_SECOND, le=24)
-Hours = Annotated[float, RIGHT_HOURS, Meta(extra_json_schema=HOURS)]
-PAGE_START = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$"
-PageStart = Annotated[str, must_be("as in the Link header of the page before", pattern=PAGE_START)]
-Grouping = Literal["user", "project", "user,project", "project,user"]
-GROUPINGS = must_be("user, project, user,project or project,user")
-KEY_OF_REQUEST = must_be("1 to 200 visible ASCII characters", pattern=r"^[\x21-\x7e]{1,200}$")
-Value = TypeVar("Value")
-Maybe = Union[Value, UnsetType]  # noqa: UP007 (mypy takes no other form of a generic alias)
 
 
 class OwnEntry(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -511,7 +525,7 @@ class OwnEntry(Struct, kw_only=True, forbid_unknown_fields=True):
     date: WorkedDay
     project: Project
     hours: Hours
-    description: Note = ""
+    description: Description = ""
 
 
 class UploadedEntry(OwnEntry, kw_only=True, forbid_unknown_fields=True):
@@ -542,27 +556,39 @@ class Period(Struct, kw_only=True):
 class Page(Period, kw_only=True):
     """A part of a list."""
 
-    limit: Annotated[int, whole(1, 1000), about("how many entries at most; the Link header leads to the rest")] = 100
+    limit: Annotated[int, whole(1, 10_000), about("how many entries at most; the Link header leads to the rest")] = 100
     after: Maybe[Annotated[PageStart, about("where a page begins, from the Link header of the page before")]] = UNSET
 
 
-class ProjectPage(Page, kw_only=True):
-    """A part of a list, or of a project's."""
+class WaitingPage(Page, kw_only=True):
+    """A part of what waits for approval."""
 
-    project: Maybe[Annotated[Text, about("only this project's entries")]] = UNSET
+    project: OneProject = UNSET
+    user_id: OnePerson = UNSET
 
 
-class PersonPage(ProjectPage, kw_only=True):
-    """A part of a list, of one person or of all."""
+class EntryPage(WaitingPage, kw_only=True):
+    """A part of a list, approved or not."""
 
-    user_id: Maybe[Annotated[Anybody, about("whose entries, `*` for all; others' need approve:timesheets")]] = UNSET
-    approved: Maybe[Annotated[bool, must_be(FLAG, int), about("only approved entries, or only others")]] = UNSET
+    approved: OneState = UNSET
 
 
 class Report(Period, kw_only=True):
     """What a report adds up."""
 
-    by: Annotated[Grouping, GROUPINGS, about("what to add up by, besides the week")] = "user,project"
+    project: OneProject = UNSET
+    user_id: OnePerson = UNSET
+    approved: OneState = UNSET
+    by: Maybe[
+        Annotated[Grouping, GROUPINGS, about("what to add up by; user,project if not said, user with `over`")]
+    ] = UNSET
+    over: Maybe[Annotated[float, SOME_HOURS, about("only sums of more hours than this")]] = UNSET
+
+
+class Refusal(Struct, kw_only=True):
+    """Why an entry is refused."""
+
+    note: Annotated[Reason, about("what its person is told")] = ""
 
 
 class Rehearsal(Struct, kw_only=True):
@@ -601,20 +627,22 @@ def read_query(struct: type[Input], text: str) -> tuple[Input, dict[str, str]]:
         raise Problem(400, "invalid_query", detail, faults.faults) from faults
 
 
-def read_body() -> bytes:
-    """The request's body.
+def read_body(optional: bool = False) -> bytes:
+    """The request's body; an empty object for none where it is optional.
 
     :raise 400: `malformed_json`: the body is no JSON, or ends early; `detail` says where
     :raise 408: `body_timeout`: the body did not arrive in time
     :raise 413: `too_large` or `too_many_rows`: the body is over a limit, which `detail` names
     :raise 415: `unsupported_media_type`: the body is not labelled as JSON
     """
-    media, _, parameters = request.environ.get("CONTENT_TYPE", "").lower().partition(";")
-    if media.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
-        raise Problem(415, "unsupported_media_type", "The body must be JSON in UTF-8: Content-Type: application/json")
     stated = request.content_length  # -1: none, as in a chunked body, which one byte more than the limit gives away
     length = stated if stated >= 0 else MAX_BODY + 1 if request.environ.get("wsgi.input_terminated") else 0
     body: bytes = b"" if stated > MAX_BODY else request["wsgi.input"].read(length)
+    if optional and not body and stated <= 0:
+        return b"{}"
+    media, _, parameters = request.environ.get("CONTENT_TYPE", "").lower().partition(";")
+    if media.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
+        raise Problem(415, "unsupported_media_type", "The body must be JSON in UTF-8: Content-Type: application/json")
     if max(stated, len(body)) > MAX_BODY:
         limit = f"{MAX_BODY // 1024**2} MiB"
         raise Problem(413, "too_large", f"The body is over the limit of {limit}; send fewer rows at once.")
@@ -781,7 +809,20 @@ class Caller(NamedTuple):
     client: str
     person: str | None  # None for a program; empty for somebody whom the token does not name
     scopes: frozenset[str]
+    people: frozenset[str] | None  # whom it may upload for; None: anybody
     times: tuple[float, float, float]  # exp, iat, nbf
+
+    def name(self) -> str:
+        """Who changes what this caller changes."""
+        return self.person or self.client
+
+    def sees_all(self) -> bool:
+        """Whether everybody's entries are open to the caller, and not only one's own."""
+        return not self.scopes.isdisjoint(("approve:timesheets", "report:timesheets"))
+
+    def may_upload_for(self, whom: str) -> bool:
+        """Whether the caller may bring in hours of this person."""
+        return self.people is None or not self.people.isdisjoint((whom, "*@" + whom.rpartition("@")[2]))
 
 
 # Who calls, as Auth0 (azp, gty), RFC 9068 (client_id), Okta (cid), Entra ID (oid, idtyp) and Keycloak say it.
@@ -817,10 +858,17 @@ def is_program(claims: Mapping[str, Any]) -> bool:
     )
 
 
-def is_person(settings: Settings, claims: Mapping[str, Any]) -> bool:
-    """Whether the claim that USER_CLAIM names can be a person, or is not there."""
+def people_in(claim: object) -> frozenset[str]:
+    """The people that a claim lists, with commas between or as a list. :raise ValueError, TypeError: it does not"""
+    parts: Any = claim.split(",") if type(claim) is str else words(claim)
+    return frozenset(person(part) for part in parts if part.strip())
+
+
+def takes(reader: Callable[[Any], Any], claim: object) -> bool:
+    """Whether a claim is what a reader takes."""
     try:
-        return person(claims.get(settings.user_claim, "nobody")) != ""
+        reader(claim)
+        return True
     except (ValueError, TypeError):
         return False
 
@@ -859,8 +907,10 @@ def checks(settings: Settings, header: Mapping[str, Any], claims: Mapping[str, A
     verified = is_program(claims) or claims.get("email_verified", True) is True
     yield Check("email_verified", verified, claims.get("email_verified"), "true, or nothing")
     if settings.user_claim:
-        named = is_program(claims) or is_person(settings, claims)
+        named = is_program(claims) or takes(person, claims.get(settings.user_claim, "nobody"))
         yield Check("USER_CLAIM", named, claims.get(settings.user_claim), "a person's name or address")
+    listed = takes(people_in, claims.get(settings.people_claim, []))
+    yield Check("PEOPLE_CLAIM", listed, claims.get(settings.people_claim), "people's names, or nothing")
 
 
 @functools.lru_cache(maxsize=1024)  # of one token, once a second
@@ -901,8 +951,9 @@ def judge(settings: Settings, token: str, key: jwt.PyJWK) -> Caller:
     granted = [words(claims.get(name, [])) or [] for name in ("scope", "permissions", *settings.scope_claims)]
     named = claims.get(settings.user_claim, "") if settings.user_claim else ""
     who = None if is_program(claims) else named and person(named)
+    people = people_in(claims.get(settings.people_claim, [])) if settings.people_claim else None
     times = (claims["exp"], claims["iat"], claims.get("nbf", 0))
-    return Caller(client_of(claims), who, frozenset().union(*granted), times)
+    return Caller(client_of(claims), who, frozenset().union(*granted), people, times)
 
 
 @functools.lru_cache(maxsize=64)  # an issuer's tokens all begin with the same header
@@ -946,13 +997,15 @@ def bearer_token(header: str | None) -> str:
     raise Problem(400, "invalid_request", detail, challenge=', error="invalid_request"')
 
 
+FOR_PROGRAMS = {"batch:upload", "report:timesheets"}  # scopes that need no person
+
+
 class Access(NamedTuple):
     """Who may use a route, what it takes, and whether it may run on the event loop: what `requires` is told."""
 
-    scope: str
+    scopes: tuple[str, ...]
     query: type[Struct]
     body: Any
-    machines: bool
     quick: bool
 
     def admit(self, environ: dict[str, Any], app: "App") -> Caller:
@@ -961,9 +1014,10 @@ class Access(NamedTuple):
         :raise 403: `insufficient_scope`, `person_required` or `people_closed`: the token does not permit this
         """
         environ["caller"] = caller = verify(bearer_token(environ.get("HTTP_AUTHORIZATION")), app)
-        if self.scope not in caller.scopes:
-            raise insufficient_scope(self.scope)
-        if self.machines or caller.person:
+        granted = caller.scopes.intersection(self.scopes)
+        if not granted:
+            raise insufficient_scope(self.scopes[0])
+        if caller.person or granted & FOR_PROGRAMS:
             return caller
         if caller.person is None:
             raise Problem(403, "person_required", "This is a person's business, and the token speaks for a program.")
@@ -976,15 +1030,15 @@ Handler = Callable[..., bytes | None]
 
 
 def requires(
-    scope: str, query: type[Struct] = NoQuery, body: Any = None, machines: bool = False, quick: bool = False
+    *scopes: str, query: type[Struct] = NoQuery, body: Any = None, quick: bool = False
 ) -> Callable[[Handler], Handler]:
-    """Let a request pass only with an access token of our issuer, for our audience, that grants `scope`.
+    """Let a request pass only with an access token of our issuer, for our audience, that grants one of `scopes`.
 
     Stands *below* the route's decorator. The handler finds the Caller in `request["caller"]`, and the query's
     parameters in `request["query"]`. Only a route that names a `body` is sent one.
     """
 
-    access = Access(scope, query, body, machines, quick)
+    access = Access(scopes, query, body, quick)
 
     def guard(handler: Handler) -> Handler:
         @functools.wraps(handler)
@@ -1031,6 +1085,13 @@ def respell(db: Any) -> None:
                 db.execute("DELETE FROM replay WHERE user_id = ?", (old,))
 
 
+def name_replayed(db: Any) -> None:
+    """Remember of a first answer which entry it was; its first version stands in the history."""
+    for user_id, key, answer in db.execute("SELECT user_id, key, answer FROM replay").fetchall():
+        sql = "UPDATE replay SET entry_id = ? WHERE user_id = ? AND key = ?"
+        db.execute(sql, (json.loads(answer)["id"], user_id, key))
+
+
 # Versions of the schema, oldest first: statements, or a function. Rows are never deleted: an entry is voided.
 SCHEMA: list[str | Callable[[Any], None]] = [
     """
@@ -1069,6 +1130,28 @@ SCHEMA: list[str | Callable[[Any], None]] = [
     CREATE INDEX entry_waiting ON entry (date, id) WHERE voided = 0 AND approved = 0
     """,
     respell,
+    """
+    ALTER TABLE entry ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE entry ADD COLUMN note TEXT NOT NULL DEFAULT '';    -- why an approver refused it
+    DROP INDEX entry_waiting;
+    CREATE INDEX entry_waiting ON entry (date, id) WHERE voided = 0 AND approved = 0 AND note = '';
+    CREATE TABLE past (                   -- the versions that changes replaced: 1, 2, ... of each entry
+        entry_id INTEGER NOT NULL REFERENCES entry (id), version INTEGER NOT NULL,
+        user_id TEXT NOT NULL, date TEXT NOT NULL, project TEXT NOT NULL, seconds INTEGER NOT NULL,
+        description TEXT NOT NULL, approved INTEGER NOT NULL, voided INTEGER NOT NULL, note TEXT NOT NULL,
+        changed_at TEXT NOT NULL, changed_by TEXT NOT NULL,
+        PRIMARY KEY (entry_id, version)
+    ) STRICT;
+    INSERT INTO past SELECT entry_id, row_number() OVER (PARTITION BY entry_id ORDER BY changed_at, replaced_at),
+        user_id, date, project, seconds, description, approved, voided, '', changed_at, changed_by FROM history;
+    DROP TABLE history;
+    ALTER TABLE past RENAME TO history;
+    UPDATE entry SET version = 1 + (SELECT count(*) FROM history WHERE entry_id = entry.id)
+        WHERE id IN (SELECT entry_id FROM history);
+    ALTER TABLE replay ADD COLUMN entry_id INTEGER NOT NULL DEFAULT 0
+    """,
+    name_replayed,
+    "ALTER TABLE replay DROP COLUMN answer",
 ]
 
 
@@ -1232,13 +1315,18 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def keep_history(db: Any, who: str, ids: Sequence[int]) -> None:
+VERSION_COLUMNS = (
+    "version, user_id, date, project, seconds, description, approved, voided, note, changed_at, changed_by"
+)
+
+
+def keep_history(db: Any, ids: Sequence[int]) -> None:
     """Copy entries into the history. Whatever changes an entry calls this first."""
     if ids:
         db.execute(
-            "INSERT INTO history SELECT id, user_id, date, project, seconds, description, approved, voided, changed_at,"
-            f" changed_by, ?, ? FROM entry WHERE id IN ({', '.join('?' * len(ids))})",
-            [utc_now(), who, *ids],
+            f"INSERT INTO history (entry_id, {VERSION_COLUMNS}) SELECT id, {VERSION_COLUMNS} FROM entry"
+            f" WHERE id IN ({', '.join('?' * len(ids))})",
+            ids,
         )
 
 
@@ -1248,15 +1336,25 @@ def keep_history(db: Any, who: str, ids: Sequence[int]) -> None:
 class Entry(Struct, gc=False):
     """Hours of one person on one day for one project. All keys are always there."""
 
-    id: int
+    id: Annotated[int, whole(1, 10**18 - 1)]
     user_id: str
     date: Annotated[str, Meta(extra_json_schema={"format": "date"})]
     project: str
-    hours: Annotated[float, Meta(gt=0, le=24)]
+    hours: Annotated[float, must_be("a number of hours", gt=0, le=24)]
     description: str
-    approved: bool
+    approved: Annotated[bool, must_be("true or false")]
     source: str  # the client that wrote it
     external_id: str | None  # the tracker's key, within the source
+    note: str  # why an approver refused it
+    version: Annotated[int, whole(1, 2**31 - 1)]
+    changed_at: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+    changed_by: str  # the person, or the client; of an approved entry, who approved it
+
+
+class Version(Entry, gc=False):
+    """An entry as it was after one of its changes."""
+
+    deleted: bool
 
 
 class Result(Struct, omit_defaults=True, gc=False):
@@ -1281,10 +1379,12 @@ class Results(Struct):
     results: list[Result]
 
 
-class Week(Struct, kw_only=True):
-    """Hours of an ISO week, by person, by project or by both."""
+class Sum(Struct, kw_only=True):
+    """Hours of a day, an ISO week or a month, by person, by project or by both."""
 
-    week: str
+    date: str | UnsetType = UNSET
+    week: str | UnsetType = UNSET
+    month: str | UnsetType = UNSET
     user_id: str | UnsetType = UNSET
     project: str | UnsetType = UNSET
     hours: float
@@ -1307,6 +1407,11 @@ class Health(Struct):
 STATUSES = Results.__struct_fields__[:-1]
 KEYS = Entry.__struct_fields__
 COLUMNS = ", ".join(KEYS).replace("hours", "seconds")
+FIELDS: list[Any] = [(each.name, each.type) for each in msgspec.structs.fields(Entry)]
+SEEN = [FIELDS[0], *((name, kind | UnsetType, UNSET) for name, kind in FIELDS[1:])]
+Seen: Any = msgspec.defstruct(
+    "Seen", SEEN, kw_only=True, forbid_unknown_fields=True
+)  # by an approver, in part or whole
 MAX_PAGE = 4 * 1024 * 1024  # bytes of a list in one answer
 
 
@@ -1318,8 +1423,8 @@ def in_hours(seconds: int) -> float:
 
 def entry_of(row: tuple[Any, ...]) -> Entry:
     """A row of COLUMNS as an Entry."""
-    entry_id, user_id, day, project, seconds, description, approved, source, key = row
-    return Entry(entry_id, user_id, day, project, in_hours(seconds), description, approved == 1, source, key)
+    entry_id, user_id, day, project, seconds, description, approved, *others = row
+    return Entry(entry_id, user_id, day, project, in_hours(seconds), description, approved == 1, *others)
 
 
 def answer(value: Any, status: int = 200) -> bytes:
@@ -1362,20 +1467,43 @@ def cell(value: Any) -> Any:
     return FORMULA.sub(r"\1'\2", value) if type(value) is str else value
 
 
-FILTERS = {"first": "date >= ?", "last": "date <= ?", "project": "project = ?", "approved": "approved = ?"}
+FILTERS = {
+    "first": "date >= ?",
+    "last": "date <= ?",
+    "user_id": "user_id = ?",
+    "project": "project = ?",
+    "approved": "approved = ?",
+}
 
 
-def answer_entries(condition: str, *values: Any) -> bytes:
-    """Send one page of the live entries that meet `condition`, by date and id; a Link leads to the next (RFC 8288)."""
-    query, conditions, wanted = request["query"], [condition, "voided = 0"], list(values)
-    for attribute, test in FILTERS.items():
-        if (value := getattr(query, attribute, UNSET)) is not UNSET:
-            conditions.append(test)
-            wanted.append(value)
-    conditions.append("(date, id) > (?, ?)")
-    wanted += ["", 0] if query.after is UNSET else [query.after[:10], int(query.after[11:])]
-    sql = f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(conditions)} ORDER BY date, id LIMIT ?"
-    rows, size = request.app.db.read(sql, [*wanted, query.limit + 1]), query.limit
+def filters(whose: str = "*") -> dict[str, Any]:
+    """What the query asks of entries, and whose they are to be: SQL tests with their values."""
+    asked = {name: getattr(request["query"], name, UNSET) for name in FILTERS} | {"user_id": whose}
+    return {FILTERS[name]: value for name, value in asked.items() if value is not UNSET and value != "*"}
+
+
+def whose(default: str) -> str:
+    """The person whose entries are asked for, or `*` for everybody's.
+
+    :raise 403: `insufficient_scope`: they are not the caller's own
+    """
+    caller, asked = request["caller"], request["query"].user_id
+    wanted: str = default if asked is UNSET else asked
+    if wanted != caller.person and not caller.sees_all():
+        raise insufficient_scope("approve:timesheets")
+    return wanted
+
+
+def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False) -> bytes:
+    """Send one page of the live entries that pass the tests, by date and id; a Link leads to the next (RFC 8288)."""
+    query, size = request["query"], request["query"].limit
+    beyond, order, start = ("<", " DESC", "9999-99-99.0") if newest_first else (">", "", "0000-00-00.0")
+    day, _, entry_id = (start if query.after is UNSET else query.after).partition(".")
+    rows = request.app.db.read(
+        f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(['voided = 0', *kind, *tests])}"
+        f" AND (date, id) {beyond} (?, ?) ORDER BY date{order}, id{order} LIMIT ?",
+        [*tests.values(), day, int(entry_id), size + 1],
+    )
     while len(page := answer_list([entry_of(row) for row in rows[:size]], KEYS)) > MAX_PAGE:
         size //= 2
     if len(rows) > size:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
@@ -1383,6 +1511,88 @@ def answer_entries(condition: str, *values: Any) -> bytes:
         address = f"{request.app.settings.public_url}{request.path}?{urllib.parse.urlencode(following)}"
         response.set_header("Link", f'<{address}>; rel="next"')
     return page
+
+
+# ---- Changes: what refuses them, and how they are stored ----
+
+# Whatever changes an entry goes through `upsert` or `change`, which keep the version before.
+
+REFUSED = {  # code: the status where it is the whole request, the field, and why
+    "invalid": (422, "", "The entry was not stored; errors says why."),
+    "approved": (409, "approved", "The entry is approved; it cannot change until its approval is taken back."),
+    "closed": (409, "date", "The entry's day is closed: nothing changes up to the day that CLOSED_UNTIL names."),
+    "not_your_person": (403, "user_id", "The token does not list this person among those it may upload for."),
+    "from_tracker": (409, "external_id", "The entry comes from a tracker; delete it there, or it will come back."),
+    "own_entry": (403, "user_id", "Nobody approves their own hours; another approver can."),
+    "changed": (409, "", "The entry is not what was seen; errors says what it is now."),
+    "not_found": (404, "id", "There is no such entry, or it is not yours."),
+}
+
+
+def refused(code: str, errors: Sequence[Fault] = ()) -> Problem:
+    """The Problem of a request that is refused for a reason of the table."""
+    status, _, why = REFUSED[code]
+    return Problem(status, code, why, errors)
+
+
+def settle(result: Result, verdict: str, errors: Sequence[Fault] = ()) -> None:
+    """Note in a row's result what becomes of it: a status, or a code of the table above."""
+    if verdict in STATUSES:
+        result.status = verdict  # type: ignore[assignment]
+    else:
+        _, field_at_fault, why = REFUSED[verdict]
+        result.code, result.errors = verdict, list(errors) or [Fault(field_at_fault, why)]
+
+
+def answer_results(results: Sequence[Result]) -> bytes:
+    """Send what became of the rows of a batch, counted."""
+    counts = collections.Counter[str](result.status for result in results)
+    return answer(Results(**{status: counts[status] for status in STATUSES}, results=list(results)))
+
+
+def find(db: Any, condition: str, values: Sequence[Any], locking: str = "") -> list[Entry]:
+    """The live entries that meet the condition."""
+    sql = f"SELECT {COLUMNS} FROM entry WHERE voided = 0 AND {condition}{locking}"
+    return [entry_of(row) for row in db.execute(sql, values)]
+
+
+def one_of(db: Any, entry_id: str, whose: str | None, locking: str = "") -> Entry:
+    """The live entry with this id, if it is this person's; `*` takes anybody's. :raise 404: there is none"""
+    found = find(db, "id = ?", [int(entry_id)], locking)
+    if not found or whose not in (found[0].user_id, "*"):
+        raise refused("not_found")
+    return found[0]
+
+
+def insist_open(day: str) -> None:
+    """:raise 409: `closed`: the day is closed"""
+    if day <= request.app.settings.closed_until:
+        raise refused("closed")
+
+
+def insert(db: Any, rows: Sequence[tuple[Any, ...]]) -> Sequence[int]:
+    """Store new rows (source, external_id, *fields) -> their ids."""
+    if not rows:
+        return []
+    ids: Sequence[int] = request.app.db.new_ids(db, len(rows))
+    now, who = utc_now(), request["caller"].name()
+    db.executemany(
+        "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at,"
+        " changed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(entry_id, *row, now, who) for entry_id, row in zip(ids, rows, strict=True)],
+    )
+    return ids
+
+
+def change(db: Any, ids: Sequence[int], approved: int = 0, voided: int = 0, note: str = "") -> None:
+    """Make the next version of entries, in the caller's name."""
+    keep_history(db, ids)
+    if ids:
+        db.execute(
+            "UPDATE entry SET approved = ?, voided = ?, note = ?, version = version + 1, changed_at = ?, changed_by = ?"
+            f" WHERE id IN ({', '.join('?' * len(ids))})",
+            [approved, voided, note, utc_now(), request["caller"].name(), *ids],
+        )
 
 
 # ---- Routes: uploads, for programs ----
@@ -1396,7 +1606,7 @@ ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
 
 
 @api.post("/timesheets/upload")
-@requires("batch:upload", query=Rehearsal, body="Upload", machines=True)
+@requires("batch:upload", query=Rehearsal, body="Upload")
 def upload() -> bytes:
     """Upload one entry, or an array of up to 10,000. `external_id` identifies a row: sent again, it is updated.
 
@@ -1406,119 +1616,135 @@ def upload() -> bytes:
 
     :return 200: Uploaded
     :return 201: Uploaded
-    :raise 409: `approved`: a single entry would change one that is approved
+    :raise 403: `not_your_person`: a single entry is of a person whom PEOPLE_CLAIM does not list
+    :raise 409: `approved` or `closed`: a single entry would change one that is approved, or a closed day
     :raise 422: `invalid`: a single entry is invalid
     """
-    dry_run, (single, results, entries) = request["query"].dry_run, read_rows(read_body())
-    with request.app.db.transaction(keep=not dry_run) as db:
-        upsert(db, request["caller"].client, entries)
-        stored = find(db, "id = ? AND voided = 0", [results[0].id or None]) if single else None
+    dry_run, (single, results, rows) = request["query"].dry_run, read_batch(read_body(), UploadedEntry, "external_id")
+    if rows:  # else there is nothing to wait for other writers for
+        with request.app.db.transaction(keep=not dry_run) as db:
+            upsert(db, [(result, stored_fields(row)) for result, row in rows])
+            stored = find(db, "id = ?", [results[0].id or None]) if single else []
     for result in results:
         if dry_run and result.status == "created":
             result.id = None  # an id that another entry will get would mislead
-    if single:
-        return answer_one(results[0], stored)
-    counts = collections.Counter[str](result.status for result in results)
-    return answer(Results(**{status: counts[status] for status in STATUSES}, results=results))
-
-
-def answer_one(result: Result, stored: tuple[Any, ...] | None) -> bytes:
-    """The answer to a single object: the flat entry; where there is none, because it is void, the result."""
-    if result.status == "rejected":
-        code = str(result.code)
-        raise Problem(409 if code == "approved" else 422, code, NOT_STORED, result.errors)
-    if stored is None:
+    if not single:
+        return answer_results(results)
+    (result,) = results
+    if result.code:
+        raise refused(result.code, result.errors)
+    if not stored:  # it is void
         return answer(result)
-    entry = msgspec.structs.replace(entry_of(stored), id=result.id)
-    return answer(entry, 201 if result.status == "created" else 200)
+    return answer(msgspec.structs.replace(stored[0], id=result.id), 201 if result.status == "created" else 200)
 
 
-NOT_STORED = "The entry was not stored; errors says why."
-Sorted = tuple[bool, list[Result], list[tuple[Result, tuple[Any, ...] | None]]]
-UPLOAD = msgspec.json.Decoder(list[UploadedEntry] | UploadedEntry, strict=False)
+Batch = tuple[bool, list[Result], list[tuple[Result, Any]]]
+DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(list[kind] | kind, strict=False)  # type: ignore[valid-type]
+    for kind in (UploadedEntry, Seen)
+}
 
 
-def read_rows(body: bytes) -> Sorted:
-    """Read an upload -> (whether it is a single object, a result for each row, the entries to store).
+def read_batch(body: bytes, kind: type[Struct], key: str) -> Batch:
+    """Read rows -> (whether it is a single object, a result for each, the good ones with their results).
 
-    An entry is (its result, fields): the fields in the order of the table, or None to void it. Nearly every upload is
-    without fault and is decoded whole; only others are looked at row by row.
+    Nearly every batch is without fault and is decoded whole; only others are looked at row by row.
     """
     try:
-        sent = UPLOAD.decode(body)
+        sent = DECODERS[kind].decode(body)
         for row in sent if isinstance(sent, list) else [sent]:
             finish(row)
-        return sort_rows(sent)
     except ValueError:
-        return sort_rows(read_json(body))
+        sent = read_json(body)
+    return sort_rows(sent, kind, key)
 
 
-def sort_rows(sent: Any) -> Sorted:
-    """What is to be stored of an upload's rows, and what is wrong with the others."""
+def sort_rows(sent: Any, kind: type[Struct], key: str) -> Batch:
+    """What is good of rows that may have faults, and what is wrong with the others."""
     rows = sent if isinstance(sent, list) else [sent]
     if len(rows) > MAX_ROWS:
-        raise Problem(413, "too_many_rows", f"An upload holds at most {MAX_ROWS:,} rows, this one {len(rows):,}.")
-    results, entries, first = [], [], dict[str, int]()
+        raise Problem(413, "too_many_rows", f"A request holds at most {MAX_ROWS:,} rows, this one {len(rows):,}.")
+    results, good, first = [], [], dict[Any, int]()
     for index, row in enumerate(rows):
         result = Result(index, None, "rejected")
         results.append(result)
         try:
-            entry = row if type(row) is UploadedEntry else read_row(row)
-            key = None if entry.external_id is UNSET else entry.external_id
-            result.external_id = key
-            if key is not None and first.setdefault(key, index) != index:
-                detail = f"is in row {first[key]} of this upload already; one of the two must be wrong"
-                result.code, result.errors = "duplicate", [Fault("external_id", detail)]
-            else:
-                entries.append((result, None if type(entry) is VoidedEntry else stored_fields(entry)))
+            item = row if type(row) is kind else read_row(kind, row)
         except Faults as faults:
-            result.code, result.errors = "invalid", faults.faults
+            settle(result, "invalid", faults.faults)
             if isinstance(row, dict) and type(row.get("external_id")) is str:
                 result.external_id = sayable(row["external_id"])
-    return rows is not sent, results, entries
+            continue
+        if (known_by := getattr(item, key)) is not UNSET:
+            setattr(result, key, known_by)
+        if known_by is not UNSET and first.setdefault(known_by, index) != index:
+            detail = f"is in row {first[known_by]} of this request already; one of the two must be wrong"
+            result.code, result.errors = "duplicate", [Fault(key, detail)]
+        else:
+            good.append((result, item))
+    return rows is not sent, results, good
 
 
-def read_row(row: Any) -> Any:
-    """A row of an upload. :raise Faults: all of its faults"""
-    return read(VoidedEntry if isinstance(row, dict) and "deleted" in row else UploadedEntry, row)
+def read_row(kind: type[Struct], row: Any) -> Any:
+    """A row of a batch. :raise Faults: all of its faults"""
+    return read(VoidedEntry if kind is UploadedEntry and isinstance(row, dict) and "deleted" in row else kind, row)
 
 
-def stored_fields(entry: UploadedEntry) -> tuple[Any, ...]:
-    """What is stored of an uploaded entry, in the order of the table."""
-    return entry.user_id, entry.date, entry.project, round(entry.hours * 3600), entry.description
+Fields = tuple[Any, ...]
 
 
-APPROVED = Fault("approved", "is true, so this entry cannot change until its approval is taken back")
+def stored_fields(row: UploadedEntry | VoidedEntry) -> Fields | None:
+    """What is stored of an uploaded row, in the order of the table; None to void it."""
+    if isinstance(row, VoidedEntry):
+        return None
+    return row.user_id, row.date, row.project, round(row.hours * 3600), row.description
+
+
 UNKNOWN = (None, 0, 1)  # an entry that is not there is like a void one without an id
 
 
-def upsert(db: Any, source: str, entries: list[tuple[Result, tuple[Any, ...] | None]]) -> None:
+def decide(caller: Caller, closed: str, old: tuple[Any, ...], fields: Fields | None) -> str:
+    """What becomes of a row of an upload: its status, or why it is rejected. Days up to `closed` stay as they are.
+
+    `old` is what is stored: (id, approved, voided, *fields).
+    """
+    stored = None if old[2] else old[3:]
+    touched = [each for each in (stored, fields) if each]
+    if caller.people is not None and not all(caller.may_upload_for(each[0]) for each in touched):
+        return "not_your_person"
+    if stored == fields:
+        return "unchanged"
+    if old[1]:
+        return "approved"
+    if closed and min(each[1] for each in touched) <= closed:
+        return "closed"
+    if fields is None:
+        return "deleted"
+    return "created" if old[0] is None else "updated"
+
+
+def upsert(db: Any, entries: list[tuple[Result, Fields | None]]) -> None:
     """Bring the source's entries to what was sent and complete their results."""
-    request.app.db.queue_up(db, source)
+    caller, closed = request["caller"], request.app.settings.closed_until
+    request.app.db.queue_up(db, caller.client)
     keys = [result.external_id for result, _ in entries if result.external_id is not None]
-    known, new, changes = known_entries(db, source, keys), [], []
+    known, new, changes, now, who = known_entries(db, caller.client, keys), [], [], utc_now(), caller.name()
     for result, fields in entries:
         old = known.get(result.external_id, UNKNOWN)
-        entry_id, approved, voided = old[:3]
-        if (fields is None and voided) or (not voided and fields == old[3:]):
-            result.status = "unchanged"
-        elif approved:
-            result.code, result.errors = "approved", [APPROVED]
-        elif entry_id is None:
-            result.status = "created"
-            new.append((result, (source, result.external_id, *(fields or ()))))
-        else:
-            result.status = "deleted" if fields is None else "updated"
-            changes.append((*(fields or old[3:]), int(fields is None), utc_now(), source, entry_id))
-        if entry_id is not None:
-            result.id = entry_id
-    keep_history(db, source, [change[-1] for change in changes])
+        settle(result, verdict := decide(caller, closed, old, fields))
+        if verdict == "created":
+            new.append((result, (caller.client, result.external_id, *(fields or ()))))
+        elif verdict in ("updated", "deleted"):
+            changes.append((*(fields or old[3:]), int(fields is None), now, who, old[0]))
+        if old[0] is not None:
+            result.id = old[0]
+    keep_history(db, [change[-1] for change in changes])
     db.executemany(
-        "UPDATE entry SET user_id = ?, date = ?, project = ?, seconds = ?, description = ?, voided = ?,"
-        " changed_at = ?, changed_by = ? WHERE id = ?",
+        "UPDATE entry SET user_id = ?, date = ?, project = ?, seconds = ?, description = ?, voided = ?, note = '',"
+        " version = version + 1, changed_at = ?, changed_by = ? WHERE id = ?",
         changes,
     )
-    for (result, _), entry_id in zip(new, insert(db, source, [row for _, row in new]), strict=True):
+    for (result, _), entry_id in zip(new, insert(db, [row for _, row in new]), strict=True):
         result.id = entry_id
 
 
@@ -1534,34 +1760,15 @@ def known_entries(db: Any, source: str, keys: Sequence[str]) -> dict[str | None,
     return {row[0]: row[1:] for row in rows}
 
 
-def insert(db: Any, who: str, rows: Sequence[tuple[Any, ...]]) -> Sequence[int]:
-    """Store new rows (source, external_id, *fields) -> their ids."""
-    if not rows:
-        return []
-    ids: Sequence[int] = request.app.db.new_ids(db, len(rows))
-    now = utc_now()
-    db.executemany(
-        "INSERT INTO entry (id, source, external_id, user_id, date, project, seconds, description, changed_at,"
-        " changed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [(entry_id, *row, now, who) for entry_id, row in zip(ids, rows, strict=True)],
-    )
-    return ids
-
-
-def find(db: Any, condition: str, values: Sequence[Any], locking: str = "") -> Any:
-    """The first row of COLUMNS that meets the condition, or None."""
-    return db.execute(f"SELECT {COLUMNS} FROM entry WHERE {condition}{locking}", values).fetchone()
-
-
 @api.get("/timesheets/upload")
-@requires("batch:upload", query=Page, machines=True)
+@requires("batch:upload", query=Page)
 def uploaded() -> bytes:
     """What this client has uploaded under an `external_id`, so that a cron job can compare it with its tracker.
 
     :return 200: Entries
     """
     # Nothing is added to the source but a reason for the planner to keep to the index by date.
-    return answer_entries("source || '' = ? AND external_id IS NOT NULL", request["caller"].client)
+    return answer_entries(filters() | {"source || '' = ?": request["caller"].client}, "external_id IS NOT NULL")
 
 
 # ---- Routes: own entries, for people ----
@@ -1574,28 +1781,48 @@ def create() -> bytes:
 
     :return 201: Entry
     :raise 400: `invalid_key`: the Idempotency-Key is malformed
+    :raise 409: `closed`: the day is closed
     :raise 422: `invalid` or `key_reused`: a field is at fault, or the Idempotency-Key came with another body before
     """
     body, key, caller = read_body(), idempotency_key(), request["caller"]
-    try:
-        entry = read(OwnEntry, read_json(body))
-    except Faults as faults:
-        raise Problem(422, "invalid", NOT_STORED, faults.faults) from faults
+    entry = read_whole(OwnEntry, body)
     digest = hashlib.sha256(body).hexdigest()
     with request.app.db.transaction() as db:
         request.app.db.queue_up(db, caller.person)
-        first = db.execute("SELECT body_sha256, answer FROM replay WHERE user_id = ? AND key = ?", (caller.person, key))
-        sha256, text = first.fetchone() or (digest, None)
+        sql = "SELECT body_sha256, entry_id FROM replay WHERE user_id = ? AND key = ?"
+        sha256, entry_id = db.execute(sql, (caller.person, key)).fetchone() or (digest, None)
         if sha256 != digest:
             raise Problem(422, "key_reused", "This Idempotency-Key came with another body before; use a new key.")
-        if text is None:
+        if entry_id is None:
+            insist_open(entry.date)
             seconds = round(entry.hours * 3600)
             row = (caller.client, None, caller.person, entry.date, entry.project, seconds, entry.description)
-            (entry_id,) = insert(db, caller.person, [row])
-            text = msgspec.json.encode(entry_of(find(db, "id = ?", [entry_id]))).decode()
+            (entry_id,) = insert(db, [row])
             if key is not None:
-                db.execute("INSERT INTO replay VALUES (?, ?, ?, ?)", (caller.person, key, digest, text))
-    return answer(msgspec.json.decode(text, type=Entry), 201)
+                db.execute("INSERT INTO replay VALUES (?, ?, ?, ?)", (caller.person, key, digest, entry_id))
+        (first, _), *_ = versions(db, entry_id)
+    return answer(first, 201)
+
+
+def read_whole(struct: type[Input], body: bytes, **known: Any) -> Input:
+    """A body that is one object, as a Struct; what is known already need not stand in it."""
+    sent = read_json(body)
+    try:
+        return read(struct, known | sent if isinstance(sent, dict) else sent)
+    except Faults as faults:
+        raise refused("invalid", faults.faults) from faults
+
+
+VERSIONS = (
+    f"SELECT {COLUMNS}, voided FROM entry WHERE id = ? UNION ALL SELECT {COLUMNS}, voided FROM history"
+    " JOIN (SELECT id, source, external_id FROM entry) AS written ON id = entry_id WHERE entry_id = ? ORDER BY version"
+)
+
+
+def versions(db: Any, entry_id: int) -> list[tuple[Entry, bool]]:
+    """What an entry has said, the first version first, and whether it was void then."""
+    rows = db.execute(VERSIONS, [entry_id, entry_id])
+    return [(entry_of(row[:-1]), row[-1] == 1) for row in rows]
 
 
 def idempotency_key() -> str | None:
@@ -1610,138 +1837,215 @@ def idempotency_key() -> str | None:
 
 
 @api.get("/timesheets")
-@requires("read:timesheets", query=PersonPage, quick=True)
+@requires("read:timesheets", "report:timesheets", query=EntryPage, quick=True)
 def timesheets() -> bytes:
-    """One's own entries. With approve:timesheets another's too (`user_id=`), or everybody's (`user_id=*`).
+    """One's own entries, newest first. Another's (`user_id=`) and everybody's (`user_id=*`) take a scope more.
+
+    That is approve:timesheets or report:timesheets.
 
     :return 200: Entries
     """
-    caller, whose = request["caller"], request["query"].user_id
-    whose = caller.person if whose is UNSET else whose
-    if whose != caller.person and "approve:timesheets" not in caller.scopes:
-        raise insufficient_scope("approve:timesheets")
-    return answer_entries("1 = 1") if whose == "*" else answer_entries("user_id = ?", whose)
+    return answer_entries(filters(whose(default=request["caller"].person or "*")), newest_first=True)
 
 
 @api.get(f"/timesheets/{ENTRY_ID}")
-@requires("read:timesheets", quick=True)
+@requires("read:timesheets", "report:timesheets", quick=True)
 def timesheet(entry_id: str) -> bytes:
-    """One entry: one's own, or anybody's with approve:timesheets.
+    """One entry: one's own, or anybody's with approve:timesheets or report:timesheets.
 
     :return 200: Entry
     :raise 404: `not_found`: there is none, or it is another's
     """
+    caller = request["caller"]
     with request.app.db.connection() as db:
-        return answer(entry_or_404(db, entry_id, anybodys="approve:timesheets" in request["caller"].scopes))
+        return answer(one_of(db, entry_id, "*" if caller.sees_all() else caller.person))
 
 
-def entry_or_404(db: Any, entry_id: str, anybodys: bool = False, locking: str = "") -> Entry:
-    """The live entry that the caller may touch; the query itself asks whose it is. :raise 404: there is none"""
-    condition = "id = ? AND voided = 0 AND (user_id = ? OR ? = 1)"
-    row = find(db, condition, (int(entry_id), request["caller"].person, int(anybodys)), locking)
-    if row is None:
-        raise Problem(404, "not_found", "There is no such entry, or it is not yours.")
-    return entry_of(row)
+@api.get(f"/timesheets/{ENTRY_ID}/history")
+@requires("read:timesheets", "report:timesheets", quick=True)
+def history(entry_id: str) -> bytes:
+    """Every version of an entry, the first one first, also when it is deleted: what it said, who made it so and when.
 
-
-@contextlib.contextmanager
-def changing(entry_id: str, anybodys: bool = False) -> Iterator[tuple[Any, Entry]]:
-    """A transaction in which an entry can be changed, and the entry."""
-    with request.app.db.transaction() as db:
-        yield db, entry_or_404(db, entry_id, anybodys, request.app.db.for_update)
-
-
-def change(db: Any, entry: Entry, column: str, value: int) -> None:
-    """Set a flag of an entry in the caller's name, and keep the version before."""
-    keep_history(db, request["caller"].person, [entry.id])
-    sql = f"UPDATE entry SET {column} = ?, changed_at = ?, changed_by = ? WHERE id = ?"
-    db.execute(sql, (value, utc_now(), request["caller"].person, entry.id))
+    :return 200: Versions
+    :raise 404: `not_found`: there is none, or it is another's
+    """
+    caller = request["caller"]
+    with request.app.db.connection() as db:
+        found = versions(db, int(entry_id))
+    if not found or not (caller.sees_all() or found[-1][0].user_id == caller.person):
+        raise refused("not_found")
+    return answer([Version(**msgspec.structs.asdict(entry), deleted=void) for entry, void in found])
 
 
 @api.delete(f"/timesheets/{ENTRY_ID}")
 @requires("delete:timesheets")
 def delete(entry_id: str) -> None:
-    """Void one's own entry.
+    """Delete one's own entry, if it was typed by hand.
 
     :return 204:
     :raise 404: `not_found`: there is none, or it is another's
-    :raise 409: `approved`: it is approved
+    :raise 409: `approved`, `from_tracker` or `closed`: it is approved, a job has uploaded it, or its day is closed
     """
-    with changing(entry_id) as (db, entry):
+    with request.app.db.transaction() as db:
+        entry = one_of(db, entry_id, request["caller"].person, request.app.db.for_update)
         if entry.approved:
-            raise Problem(409, "approved", "The entry is approved; it can go after its approval is taken back.")
-        change(db, entry, "voided", 1)
+            raise refused("approved")
+        if entry.external_id is not None:
+            raise refused("from_tracker")
+        insist_open(entry.date)
+        change(db, [entry.id], voided=1)
     response.status = 204
 
 
-# ---- Routes: approvals, for managers, and reports ----
+# ---- Routes: approvals, for managers ----
 
 
 @api.get("/approvals")
-@requires("approve:timesheets", query=ProjectPage, quick=True)
+@requires("approve:timesheets", query=WaitingPage, quick=True)
 def approvals() -> bytes:
-    """The entries that wait for approval, uploaded ones included.
+    """The entries that wait for approval, oldest first, uploaded ones included. Refused ones wait for a change.
 
     :return 200: Entries
     """
-    return answer_entries("approved = 0")
+    return answer_entries(filters(whose(default="*")), "approved = 0 AND note = ''")
+
+
+BY_APPROVAL = ("approved", "note", "changed_at", "changed_by")  # what an approval sets, besides the version
+
+
+def differences(entry: Entry, seen: Any) -> list[Fault]:
+    """What an approver saw otherwise. A repeated approval may say what stood there before the first."""
+    allowed = {"version": entry.version - 1} if entry.approved else {}
+    names = [name for name in KEYS if not (entry.approved and name in BY_APPROVAL)]
+    pairs = [(name, getattr(seen, name), getattr(entry, name)) for name in names]
+    return [
+        Fault(name, sayable(f"is {msgspec.json.encode(now).decode()} now"))
+        for name, saw, now in pairs
+        if saw is not UNSET and saw != now and saw != allowed.get(name)
+    ]
+
+
+def approve_seen(db: Any, rows: list[tuple[Result, Any]]) -> None:
+    """Approve the entries that are as they were seen, and complete the results."""
+    closed, wanted, good = request.app.settings.closed_until, [result.id for result, _ in rows], []
+    condition = f"id IN ({', '.join('?' * len(wanted))})"
+    found: dict[Any, Entry] = {entry.id: entry for entry in find(db, condition, wanted, request.app.db.for_update)}
+    for result, seen in rows:
+        entry = found.get(result.id)
+        if entry is None:
+            settle(result, "not_found")
+            continue
+        result.external_id = entry.external_id
+        if entry.user_id == request["caller"].person:
+            settle(result, "own_entry")
+        elif faults := differences(entry, seen):
+            settle(result, "changed", faults)
+        elif entry.approved:
+            settle(result, "unchanged")
+        elif entry.date <= closed:
+            settle(result, "closed")
+        else:
+            settle(result, "updated")
+            good.append(entry.id)
+    change(db, good, approved=1)
+
+
+@api.put("/approvals")
+@requires("approve:timesheets", body="Approvals")
+def approve_many() -> bytes:
+    """Approve up to 10,000 entries, given as the list showed them. One that has changed since is rejected.
+
+    `id` must be there; of the other fields, those that are there are compared.
+
+    :return 200: Results
+    :raise 422: `invalid`: the body is no array
+    """
+    single, results, rows = read_batch(read_body(), Seen, "id")
+    if single:
+        raise refused("invalid", [Fault("", "must be an array of entries")])
+    if rows:
+        with request.app.db.transaction() as db:
+            approve_seen(db, rows)
+    return answer_results(results)
 
 
 @api.put(f"/approvals/{ENTRY_ID}")
-@requires("approve:timesheets")
+@requires("approve:timesheets", body="Seen")
 def approve(entry_id: str) -> bytes:
-    """Approve an entry, once or again. A body is not read.
+    """Approve an entry, once or again. Fields in the body are compared with the entry; `version` alone is enough.
 
     :return 200: Entry
     :raise 403: `own_entry`: it is one's own
     :raise 404: `not_found`: there is none
+    :raise 409: `changed` or `closed`: it is not what the body says, and `errors` names what differs; its day is closed
+    :raise 422: `invalid`: a field of the body is at fault
     """
-    with changing(entry_id, anybodys=True) as (db, entry):
-        if entry.user_id == request["caller"].person:
-            raise Problem(403, "own_entry", "Nobody approves their own hours; another approver can.")
-        if not entry.approved:
-            change(db, entry, "approved", 1)
-            entry.approved = True
-    return answer(entry)
+    result = Result(0, None, "rejected", int(entry_id))
+    seen = read_whole(Seen, read_body(optional=True), id=result.id)
+    with request.app.db.transaction() as db:
+        approve_seen(db, [(result, seen)])
+        if result.code:
+            raise refused(result.code, result.errors)
+        return answer(one_of(db, entry_id, "*"))
 
 
 @api.delete(f"/approvals/{ENTRY_ID}")
-@requires("approve:timesheets")
+@requires("approve:timesheets", query=Refusal)
 def unapprove(entry_id: str) -> None:
-    """Take an approval back, once or again, so that the entry can change.
+    """Take an approval back, or refuse an entry that waits, with a note for its person. Once or again.
+
+    The note goes away when the entry changes; until then the entry waits no more.
 
     :return 204:
     :raise 404: `not_found`: there is no such entry
+    :raise 409: `closed`: its day is closed
     """
-    with changing(entry_id, anybodys=True) as (db, entry):
-        if entry.approved:
-            change(db, entry, "approved", 0)
+    note = request["query"].note
+    with request.app.db.transaction() as db:
+        entry = one_of(db, entry_id, "*", request.app.db.for_update)
+        if entry.approved or note not in ("", entry.note):
+            insist_open(entry.date)
+            change(db, [entry.id], note=note)
     response.status = 204
 
 
-@api.get("/reports/weekly")
-@requires("read:timesheets", query=Report)
-def weekly() -> bytes:
-    """Hours by ISO week, one's own; with approve:timesheets everybody's.
+# ---- Routes: reports, and the state of the service ----
 
-    :return 200: Weeks
+PERIODS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "daily": ("date", str),
+    "weekly": ("week", lambda day: "{}-W{:02}".format(*date.fromisoformat(day).isocalendar())),
+    "monthly": ("month", lambda day: day[:7]),
+}
+
+
+@api.get("/reports/daily", name="daily")
+@api.get("/reports/weekly", name="weekly")
+@api.get("/reports/monthly", name="monthly")
+@requires("read:timesheets", "approve:timesheets", "report:timesheets", query=Report)
+def report() -> bytes:
+    """Sums of hours by day, ISO week or month; everybody's with approve:timesheets or report:timesheets.
+
+    `approved=1` is what payroll pays. `over=12` on the daily report shows hours that may be there twice.
+
+    :return 200: Sums
     """
     query, caller = request["query"], request["caller"]
-    by = query.by.replace("user", "user_id").split(",")
-    first, last = ("0000" if query.first is UNSET else query.first, "9999" if query.last is UNSET else query.last)
-    whose, values = ("1 = 1", []) if "approve:timesheets" in caller.scopes else ("user_id = ?", [caller.person])
+    by = ("user,project" if query.over is UNSET else "user") if query.by is UNSET else query.by
+    columns = by.replace("user", "user_id").split(",")
+    tests = filters(whose(default="*" if caller.sees_all() else caller.person))
     rows = request.app.db.read(
-        f"SELECT date, {', '.join(by)}, SUM(seconds) FROM entry WHERE voided = 0 AND {whose}"
-        f" AND date BETWEEN ? AND ? GROUP BY date, {', '.join(by)}",
-        [*values, first, last],
+        f"SELECT date, {', '.join(columns)}, SUM(seconds) FROM entry WHERE {' AND '.join(['voided = 0', *tests])}"
+        f" GROUP BY date, {', '.join(columns)}",
+        list(tests.values()),
     )
+    period, period_of = PERIODS[request.route.name]
     totals: collections.Counter[tuple[str, ...]] = collections.Counter()
-    for written, *group, worked in rows:
-        year, week, _ = date.fromisoformat(written).isocalendar()
-        totals[f"{year}-W{week:02}", *group] += worked
-    columns = ["week", *by, "hours"]
-    lines = [(*group, in_hours(worked)) for group, worked in sorted(totals.items())]
-    return answer_list([Week(**dict(zip(columns, line, strict=True))) for line in lines], columns)
+    for day, *group, seconds in rows:
+        totals[period_of(day), *group] += seconds
+    least = -1 if query.over is UNSET else query.over * 3600
+    columns = [period, *columns, "hours"]
+    lines = [(*group, in_hours(seconds)) for group, seconds in sorted(totals.items()) if seconds > least]
+    return answer_list([Sum(**dict(zip(columns, line, strict=True))) for line in lines], columns)
 
 
 @api.get("/health")
@@ -1841,7 +2145,7 @@ def refer(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-STRUCTS = [Entry, Results, Week, Health, ProblemDetails, OwnEntry, UploadedEntry, VoidedEntry]
+STRUCTS = [Entry, Version, Results, Sum, Health, ProblemDetails, OwnEntry, UploadedEntry, VoidedEntry, Seen]
 _, SCHEMAS = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
 NO_ID_YET = SCHEMAS["Entry"]["properties"] | {"id": {"type": "null"}}
 SCHEMAS |= {
@@ -1850,12 +2154,14 @@ SCHEMAS |= {
     "Uploaded": {"anyOf": [refer("Results"), refer("Entry"), refer("Result"), refer("Rehearsed")]},
     "Rehearsed": SCHEMAS["Entry"] | {"title": "Rehearsed", "properties": NO_ID_YET},  # would be created: dry_run=1
     "Entries": {"type": "array", "items": refer("Entry")},
-    "Weeks": {"type": "array", "items": refer("Week")},
+    "Versions": {"type": "array", "items": refer("Version")},
+    "Sums": {"type": "array", "items": refer("Sum")},
+    "Approvals": {"type": "array", "items": refer("Seen"), "maxItems": MAX_ROWS},
     "Anything": {"type": "object"},
 }
 MEDIA = {  # the media types of an answer, where they are not just application/json
     "Entries": ["application/json", "text/csv"],
-    "Weeks": ["application/json", "text/csv"],
+    "Sums": ["application/json", "text/csv"],
     "ProblemDetails": ["application/problem+json"],
     "Page": ["text/html"],
     "": [],
@@ -1872,10 +2178,14 @@ def operation(route: bottle.Route) -> dict[str, Any]:
     """One route as an OpenAPI operation: what its docstring and those of its guard say it answers and raises."""
     handler, access = route.callback, access_of(route)
     about, *_ = (documentation := inspect.getdoc(handler) or "").partition("\n\n:")
-    described = {"operationId": handler.__name__, "summary": re.split(r"\.(?:\s|$)", about)[0], "description": about}
+    described = {
+        "operationId": route.name or handler.__name__,
+        "summary": re.split(r"\.(?:\s|$)", about)[0],
+        "description": about,
+    }
     raising: list[Any] = [handler, watch]
     if access:
-        described["security"] = [{"auth0": [access.scope]}]
+        described["security"] = [{"auth0": [scope]} for scope in access.scopes]
         raising += [bearer_token, insist, Issuer.find, Access.admit, read_query, Database.connection]
     if access and access.body:
         content = {"application/json": {"schema": refer(access.body)}}
@@ -1939,7 +2249,7 @@ def resource_metadata() -> bytes:
     if not settings.public_url:
         detail = "This API was not told its own address (PUBLIC_URL), so it cannot describe itself."
         raise Problem(404, "not_found", detail)
-    scopes = sorted({access.scope for route in request.app.routes if (access := access_of(route))})
+    scopes = sorted({scope for route in request.app.routes if (access := access_of(route)) for scope in access.scopes})
     facts = {"resource": settings.audience, "authorization_servers": [settings.issuer], "scopes_supported": scopes}
     return answer(facts | {"bearer_methods_supported": ["header"], "resource_name": "Timesheets API"})
 
@@ -1964,8 +2274,9 @@ def openapi(app: App) -> dict[str, Any]:
     scopes: dict[str, list[str]] = collections.defaultdict(list)
     for route in app.routes:
         paths[path_of(route)][route.method.lower()] = operation(route)
-        if access := access_of(route):
-            scopes[access.scope].append(f"{route.method} {path_of(route)}")
+        access = access_of(route)
+        for scope in access.scopes if access else ():
+            scopes[scope].append(f"{route.method} {path_of(route)}")
     issuer, says = app.settings.issuer.rstrip("/"), app.issuer.description  # which is empty until it has answered
     flow: dict[str, Any] = {"scopes": {scope: ", ".join(opens) for scope, opens in scopes.items()}}
     flow["tokenUrl"] = says.get("token_endpoint", issuer + "/oauth/token")
@@ -2011,7 +2322,7 @@ The same in a form for programs, with every field and error:
 <a href="{{settings.public_url}}/openapi.json">openapi.json</a>.</p>
 % for path, operations in paths.items():
 % for method, operation in operations.items():
-% scope = operation['security'][0]['auth0'][0] if 'security' in operation else ''
+% scope = ' or '.join(each['auth0'][0] for each in operation.get('security', []))
 <h2>{{method.upper()}} {{path}}</h2>
 <p>{{!marked(operation['description'])}}</p>
 <p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
@@ -2111,7 +2422,8 @@ def log_to_stderr(settings: Settings) -> None:
 
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
-QUICK_QUERY = re.compile(r"((limit|after|from|to|user_id)=[^&%]*(&|$))*")  # other filters may look for what is rare
+# What may be answered on the event loop: short pages. Other filters may look for what is rare.
+QUICK_QUERY = re.compile(r"((limit=(\d{1,3}|1000)|(after|from|to|user_id)=[^&%]*)(&|$))*", re.ASCII)
 
 
 class Gateway:
@@ -2465,7 +2777,8 @@ def explain_caller(app: App, caller: Caller) -> bool:
     opened = 0
     for route in api.routes:
         access = access_of(route)
-        if access and access.scope in caller.scopes and (caller.person or access.machines):
+        granted = caller.scopes.intersection(access.scopes) if access else set()
+        if granted and (caller.person or granted & FOR_PROGRAMS):
             opened += mark(True, "opens", f"{route.method} {path_of(route)}")
     advice = "403 everywhere: a program's token opens uploads only, a person's the rest, each with its scope"
     return mark(opened > 0, "verdict", "accepted" if opened else "accepted, but it opens no route", advice)
