@@ -1507,6 +1507,7 @@ def test_faults_that_are_said_are_bounded(api):
     assert (answer.status_int, len(answer.json["errors"])) == (422, 21)
 
 
+@heavy
 @linux
 @pytest.mark.parametrize(
     "body",
@@ -1961,6 +1962,7 @@ def test_database_is_nobody_elses_to_read(tenant, tmp_path):
     assert len(modes) >= 3 and set(modes.values()) == {0o600}
 
 
+@heavy
 def test_sqlite_writers_of_one_worker_queue_fairly(tenant, tmp_path):
     """16 writers of large batches: none is refused, and a person who adds an entry beside them waits for a turn."""
     token, ann = tenant.machine("batch:upload", client="job"), tenant.person("ann@example.com", SCOPES)
@@ -2765,6 +2767,7 @@ def test_workers_end_with_the_server_that_started_them(tenant, tmp_path):
         socket.create_server(("127.0.0.1", server.port)).close()
 
 
+@heavy
 @linux
 def test_callers_that_do_not_read_hold_little(tenant, tmp_path):
     """200 of them, each with the largest page there is: no gigabyte, and no delay of the stop."""
@@ -2789,6 +2792,7 @@ def test_callers_that_do_not_read_hold_little(tenant, tmp_path):
         assert server.process.wait(20) == 0 and time.monotonic() - began < 12
 
 
+@heavy
 def test_upload_that_stalls_holds_up_the_stop_for_seconds_only(tenant, tmp_path):
     """What is in flight at SIGTERM has 10 s to finish."""
     head = f"POST /timesheets/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.machine()}\r\n"
@@ -3048,6 +3052,7 @@ def test_explain_of_an_issuer_that_speaks_no_http(tenant):
     assert done.returncode == 1 and "✗ issuer" in done.stdout and "Traceback" not in done.stderr
 
 
+@heavy
 def test_explain_does_not_wait_for_a_dripping_issuer(tmp_path):
     """Its keys and its description have a few seconds, however they drip."""
     with demo.Tenant(audience=AUDIENCE) as tenant:
