@@ -1142,6 +1142,9 @@ def test_banner_has_an_ipv6_address_as_a_url_does(tenant, tmp_path):
         pytest.param(
             "POST", "/reports/weekly", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS"}, id="405-get-only"
         ),
+        pytest.param(
+            "POST", "/approvals", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS, PUT"}, id="405-no-post"
+        ),
         pytest.param("POST", "/timesheets/upload", 401, "token_required", {}, id="401-before-the-body"),
     ],
 )
@@ -1344,21 +1347,7 @@ def test_upload_of_one_object_answers_the_flat_entry(api, sent, status):
     api.upload(row())
     answer = api.call("POST", "/timesheets/upload", api.job, sent)
     assert (answer.status_int, "Location" in answer.headers) == (status, status == 201)
-    assert list(answer.json) == [
-        "id",
-        "user_id",
-        "date",
-        "project",
-        "hours",
-        "description",
-        "approved",
-        "source",
-        "external_id",
-        "note",
-        "version",
-        "changed_at",
-        "changed_by",
-    ]
+    assert list(answer.json) == ENTRY_KEYS
     assert (answer.json["hours"], answer.json["external_id"]) == (sent["hours"], sent["external_id"])
 
 
@@ -2216,6 +2205,18 @@ def test_approval_that_is_not_understood_approves_nothing(api, body, status, cod
 
 
 @pytest.mark.parametrize(
+    "label", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16"]
+)
+def test_expectation_that_is_not_labelled_as_json_is_not_passed_over(api, label):
+    """Only an empty body expects nothing; it needs no label."""
+    api.upload(row())
+    for path in ("/approvals/1", "/approvals"):
+        answer = api.call("PUT", path, api.boss, b'{"version": 9}', Content_Type=label)
+        assert (answer.status_int, answer.json["code"]) == (415, "unsupported_media_type")
+    assert look_up(api)["version"] == 1
+
+
+@pytest.mark.parametrize(
     ("expects", "fields"),
     [
         pytest.param(lambda first, seen, now: {}, [], id="nothing"),
@@ -2662,6 +2663,7 @@ def test_uploaded_entry_is_deleted_in_the_tracker(api, act, status, code):
     before = api.table()
     answer = api.call("DELETE", "/timesheets/1", api.ann)
     assert (answer.status_int, answer.json["code"], api.table()) == (status, code, before)
+    assert code != "from_tracker" or "tracker" in answer.json["detail"]
 
 
 def test_uploaded_entry_without_a_key_is_deleted_by_hand(api):
@@ -2948,6 +2950,29 @@ def test_what_is_approved_is_what_was_listed(tenant, database, tmp_path):
         assert found["hours"] == (entry["hours"] if found["approved"] else 8)
 
 
+@postgresql
+def test_many_approvals_and_an_upload_of_the_same_entries_queue(tenant, database, tmp_path):
+    """Their rows come in any order, and the order of ids is not that of external ids: nobody waits for each other."""
+    job, boss = tenant.machine("batch:upload", client="job"), tenant.person(BOSS, "approve:timesheets")
+    with hosts(tenant, tmp_path, database) as servers:
+        send(servers[0], job, *(row(f"e{999 - n}") for n in range(500)))
+
+        def act(actor):
+            chance, server = random.Random(actor), servers[actor // 2 % 2]
+            for turn in range(4):
+                if actor % 2:
+                    rows = [row(f"e{999 - n}", hours=1 + (actor + turn) % 23) for n in chance.sample(range(500), 500)]
+                    yield send(server, job, *rows)[0]
+                else:  # of a version that is gone, so that there is always something to do
+                    rows = [{"id": n + 1, "version": 0} for n in chance.sample(range(500), 500)]
+                    status, _, body = server.request("PUT", "/approvals", boss, json.dumps(rows).encode(), [JSON])
+                    assert status != 200 or outcomes(json.loads(body)) == ["changed"] * 500
+                    yield status
+
+        statuses = [*itertools.chain.from_iterable(at_once(lambda actor: [*act(actor)], 6))]
+    assert statuses == [200] * 24
+
+
 @pytest.mark.parametrize("seconds", [4, pytest.param(90, marks=heavy)])
 def test_no_approval_is_of_what_nobody_saw(tenant, database, tmp_path, seconds):
     """Uploads, approvals, refusals and deletions, 16 at once: the history proves what each approver agreed to."""
@@ -2993,6 +3018,8 @@ def test_no_approval_is_of_what_nobody_saw(tenant, database, tmp_path, seconds):
         def refuse_some(chance, name):
             for entry in waiting(name, 40)[::4]:
                 ask("DELETE", f"/approvals/{entry['id']}?note=no{chance.randrange(9)}", bosses[name])
+                history = ask("GET", f"/timesheets/{entry['id']}/history", bosses[name])
+                assert [each["version"] for each in history] == [*range(1, len(history) + 1)]
 
         def take_back(chance, name):
             listed = ask("GET", "/timesheets?user_id=*&approved=1&limit=60", bosses[name])
