@@ -2993,7 +2993,7 @@ def test_many_approvals_and_an_upload_of_the_same_entries_queue(tenant, database
                     rows = [row(f"e{999 - n}", hours=1 + (actor + turn) % 23) for n in chance.sample(range(500), 500)]
                     yield send(server, job, *rows)[0]
                 else:  # of a version that is gone, so that there is always something to do
-                    rows = [{"id": n + 1, "version": 0} for n in chance.sample(range(500), 500)]
+                    rows = [{"id": n + 1, "version": 999} for n in chance.sample(range(500), 500)]
                     status, _, body = server.request("PUT", "/approvals", boss, json.dumps(rows).encode(), [JSON])
                     assert status != 200 or outcomes(json.loads(body)) == ["changed"] * 500
                     yield status
@@ -3237,8 +3237,8 @@ def schema_of(address):
 
 def test_killed_while_the_database_is_brought_over(database, tmp_path):
     """SIGKILL at any moment leaves the old schema or the new one, with every row; the next start finishes."""
-    entries = [stored_then(n, 100 + n % 3) for n in range(1, 3_001)]
-    history = [replaced_then(n, 100 + n % 3 + turn) for turn in (1, 2) for n in range(1, 3_001)]
+    entries = [stored_then(n, 100 + n % 3) for n in range(1, 2_001)]
+    history = [replaced_then(n, 100 + n % 3 + turn) for turn in (1, 2) for n in range(1, 2_001)]
     code = "import sys, timesheets; db = timesheets.open_database(sys.argv[1]); print('ready', flush=True); input();"
     command = [sys.executable, "-c", code + " db.migrate(); print('done', flush=True)"]
 
@@ -3263,24 +3263,24 @@ def test_killed_while_the_database_is_brought_over(database, tmp_path):
             if after is not None:
                 time.sleep(after)
                 process.kill()
-            done = process.stdout.read()
-        return done, time.monotonic() - began
+            done = process.stdout.readline()
+            return done, time.monotonic() - began
 
     make()
     done, took = start()
     assert done == "done\n"
     left = {}
-    for moment in range(100 if os.environ.get("HEAVY") else 12):
+    for moment in range(80 if os.environ.get("HEAVY") else 8):
         if schema_of(database) != (3, False, False):
             make()
-        start(took * (moment % 12) / 11)
+        start(took * (moment % 8) / 5)
         left[moment] = schema_of(database)
     new = (len(timesheets.SCHEMA), True, True)
     assert {*left.values()} <= {(3, False, False), new} and left[0] == (3, False, False), left
     assert start()[0] == "done\n" and schema_of(database) == new
     with contextlib.closing(timesheets.open_database(database)) as db:
         chains = versions(db)
-    assert {len(chain) for chain in chains.values()} == {3} and len(chains) == 3_000
+    assert {len(chain) for chain in chains.values()} == {3} and len(chains) == 2_000
     assert all(
         [each.seconds for each in chain] == [100 + n % 3 + turn for turn in (1, 2, 0)] for n, chain in chains.items()
     )
