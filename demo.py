@@ -16,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import hashlib
+import html
 import http.server
 import io
 import itertools
@@ -44,6 +45,14 @@ AUDIENCE = "https://api.exampleco.com/timesheets"
 CLIENT_ID, CLIENT_SECRET = "TimesheetsImportJob", "demo-secret-never-a-real-one"
 EMAIL = "https://api.exampleco.com/email"  # the claim that names a person, as USER_CLAIM says
 JWKS, TOKEN = "/.well-known/jwks.json", "/oauth/token"
+APP_ID = "TimesheetsApp"  # the client id of the page for people
+HOURS = "read:timesheets create:timesheets delete:timesheets"
+PEOPLE = {  # who can sign in -> their e-mail, and what their role permits
+    "Jane, a contractor": ("jane@contractor.example", HOURS),
+    "Omar, a contractor": ("omar@contractor.example", HOURS),
+    "Mira, their manager": ("mira@exampleco.com", f"{HOURS} approve:timesheets"),
+    "Carl, the payroll clerk": ("carl@exampleco.com", "report:timesheets"),
+}
 
 # ---- Tenant: signs tokens, publishes keys, and fails on demand ----
 
@@ -66,6 +75,9 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
         self.published: list[Any] = []
         self.requests: collections.Counter[str] = collections.Counter()
         self.faults: dict[str, Iterator[str]] = {}
+        self.callbacks: list[str] = []  # where the page for people may be; Auth0's Allowed Callback and Logout URLs
+        self.codes: dict[str, dict[str, str]] = {}  # authorization codes not used yet, each with what was asked
+        self.lifetime = 7_200  # seconds that a person's token is good for
         self.healed = threading.Event()
         self.rotate()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Answers,), {"tenant": self}))
@@ -129,6 +141,8 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
 
     def grant(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """Judge a token request -> (status, answer), in Auth0's own words (RFC 6749 section 4.4)."""
+        if form.get("grant_type") == "authorization_code":
+            return self.exchange(form)
         secret, scope = self.clients.get(form.get("client_id", ""), (None, None))
         if form.get("grant_type") != "client_credentials":
             return 403, {"error": "unauthorized_client", "error_description": "Grant type not allowed for the client."}
@@ -145,6 +159,65 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
         granted = {"scope": scope} if scope else {}
         return 200, {"access_token": token, "expires_in": 86_400, "token_type": "Bearer", **granted}
 
+    def authorize(self, asked: dict[str, str], who: str) -> tuple[int, str]:
+        """Judge a sign-in (RFC 6749 section 4.1.1) -> 302 and where the browser goes, or another status and a page."""
+        if asked.get("client_id") != APP_ID:
+            return 403, page("Oops!, something went wrong", f"Unknown client: {asked.get('client_id')}")
+        if asked.get("redirect_uri") not in self.callbacks:
+            mismatch = (
+                f"Callback URL mismatch. {asked.get('redirect_uri')} is not in the list of allowed callback URLs."
+            )
+            return 403, page("Oops!, something went wrong", mismatch)
+        error, why = "", ""
+        if asked.get("audience") != self.audience:
+            error, why = "access_denied", f"Service not found: {asked.get('audience')}"
+        elif (asked.get("response_type"), asked.get("code_challenge_method")) != ("code", "S256"):
+            error, why = "invalid_request", "This application signs in by authorization code with PKCE (S256)"
+        elif who == "nobody":
+            error, why = "access_denied", "User did not authorize the request"
+        elif who not in PEOPLE and asked.get("prompt") == "none":
+            error, why = "login_required", "Login required"
+        elif who not in PEOPLE:
+            return 200, page("Whom do you sign in as?", "A real tenant asks for a password here.", asked)
+        answer = {"error": error, "error_description": why} if error else {"code": os.urandom(24).hex()}
+        self.codes |= {answer["code"]: asked | {"who": who}} if "code" in answer else {}
+        return 302, f"{asked['redirect_uri']}?{urllib.parse.urlencode(answer | {'state': asked.get('state', '')})}"
+
+    def exchange(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Judge a code, which is good once (RFC 6749 section 4.1.3, RFC 7636 section 4.6) -> (status, answer)."""
+        asked = self.codes.pop(form.get("code", ""), {})
+        verifier = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
+        if not asked or form.get("client_id") != APP_ID:
+            return 403, {"error": "invalid_grant", "error_description": "Invalid authorization code"}
+        if asked["redirect_uri"] != form.get("redirect_uri"):
+            return 403, {"error": "invalid_grant", "error_description": "The redirect URI is wrong."}
+        if asked.get("code_challenge") != jwt.utils.base64url_encode(verifier).decode():
+            return 403, {"error": "invalid_grant", "error_description": "Failed to verify code verifier"}
+        email, permitted = PEOPLE[asked["who"]]
+        scope = " ".join(word for word in asked.get("scope", "").split() if word in ["openid", *permitted.split()])
+        token = self.person(email, scope, azp=APP_ID, exp=int(time.time()) + self.lifetime)
+        answer = {"access_token": token, "id_token": self.person(email, "", aud=APP_ID), "scope": scope}
+        return 200, answer | {"expires_in": self.lifetime, "token_type": "Bearer"}
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><style>
+:root {{ color-scheme: light dark; font: 1.1rem/1.5 system-ui, sans-serif }}
+main {{ max-width: 24rem; margin: 15vh auto }}
+a {{ display: block; margin: .6rem 0; padding: .6rem 1rem; border: 1px solid; border-radius: .5rem }}
+</style><main><h1>{title}</h1><p>{text}</p>{links}</main></html>"""
+
+
+def page(title: str, text: str, asked: dict[str, str] | None = None) -> str:
+    """A page of the tenant's; with what a sign-in `asked`, the people that can be chosen."""
+    choices = {**{who: who for who in PEOPLE}, "nobody": "Cancel"} if asked else {}
+    link = '<a href="/authorize?{}">{}</a>'
+    links = "".join(
+        link.format(html.escape(urllib.parse.urlencode({**(asked or {}), "as": who})), label)
+        for who, label in choices.items()
+    )
+    return PAGE.format(title=title, text=html.escape(text), links=links)
+
 
 # What faults that are answers have in place of status and body; the body is repeated.
 ODD = {"500": (500, b"{}", 1), "html": (200, b"<html>hello</html>", 1), "empty": (200, b"{}", 1)}
@@ -157,12 +230,26 @@ class Answers(http.server.BaseHTTPRequestHandler):
     tenant: Tenant
 
     def do_GET(self) -> None:
-        """Key set and discovery."""
-        url = self.tenant.url
+        """Key set and discovery for programs; signing in and out for browsers, whose session is a cookie."""
+        path, _, query = self.path.partition("?")
+        asked, url = dict(urllib.parse.parse_qsl(query)), self.tenant.url
+        session = re.search("who=([^;]+)", self.headers.get("Cookie", ""))
+        who = asked.pop("as", "") or urllib.parse.unquote(session[1] if session else "")
         discovery = {"issuer": url, "jwks_uri": url + JWKS[1:], "token_endpoint": url + TOKEN[1:]}
         discovery["authorization_endpoint"] = url + "authorize"
-        pages = {JWKS: {"keys": self.tenant.published}, "/.well-known/openid-configuration": discovery}
-        self.answer(200 if self.path in pages else 404, pages.get(self.path, {}))
+        if path == "/authorize":
+            status, what = self.tenant.authorize(asked, who)
+            remember = (
+                {"Set-Cookie": f"who={urllib.parse.quote(who)}; Path=/; HttpOnly; SameSite=Lax"}
+                if who in PEOPLE
+                else {}
+            )
+            self.answer(status, "" if status == 302 else what, {"Location": what, **remember} if status == 302 else {})
+        elif path == "/v2/logout" and asked.get("returnTo") in self.tenant.callbacks:
+            self.answer(302, "", {"Location": asked["returnTo"], "Set-Cookie": "who=; Path=/; Max-Age=0"})
+        else:
+            pages = {JWKS: {"keys": self.tenant.published}, "/.well-known/openid-configuration": discovery}
+            self.answer(200 if path in pages else 404, pages.get(path, {}))
 
     def do_POST(self) -> None:
         """The token endpoint; takes a form or JSON, as Auth0 does."""
@@ -171,11 +258,14 @@ class Answers(http.server.BaseHTTPRequestHandler):
         form = json.loads(body) if is_json else dict(urllib.parse.parse_qsl(body))
         self.answer(*(self.tenant.grant(form) if self.path == TOKEN else (404, {})))
 
-    def answer(self, status: int, value: Any) -> None:
-        """Send JSON, or the scripted fault in its place."""
-        self.tenant.requests[self.path] += 1
-        fault = next(self.tenant.faults.get(self.path, iter(())), None)
-        status, part, times = ODD.get(fault or "", (status, json.dumps(value).encode(), 1))
+    def answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        """Send JSON, a text as HTML, or the scripted fault in its place. Pages of any origin may read it."""
+        path = self.path.partition("?")[0]
+        self.tenant.requests[path] += 1
+        fault = next(self.tenant.faults.get(path, iter(())), None)
+        as_html = isinstance(value, str)
+        status, part, times = ODD.get(fault or "", (status, (value if as_html else json.dumps(value)).encode(), 1))
+        headers = {"Location": self.tenant.url + "elsewhere"} if fault == "redirect" else headers or {}
         if fault == "reset":  # to linger 0 s at closing sends RST in place of FIN
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
@@ -186,10 +276,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
             while fault == "drip-head" and not self.tenant.healed.wait(0.2):
                 self.wfile.write(b"x")
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html; charset=utf-8" if as_html else "application/json")
             self.send_header("Content-Length", str(len(part) * times))
-            if status == 302:
-                self.send_header("Location", self.tenant.url + "elsewhere")
+            self.send_header("Access-Control-Allow-Origin", "*")
+            for name, text in headers.items():
+                self.send_header(name, text)
             self.end_headers()
             while fault == "drip" and not self.tenant.healed.wait(1):
                 self.wfile.write(b" ")
@@ -246,7 +337,7 @@ def start_api(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack)
     # Nothing else is handed down: a DATABASE_URL or a proxy of the caller's would change what is shown.
     keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
-    env["USER_CLAIM"] = EMAIL
+    env |= {"USER_CLAIM": EMAIL, "APP_CLIENT_ID": APP_ID}
     log = stack.enter_context((folder / "api.log").open("w"))
     # In a session of its own Ctrl-C does not reach it: two signals at once can lock it up (seen with Granian 2.8).
     api = start(stack, ["timesheets.py"], env={**keep, **env, "PORT": "0"}, stderr=log, start_new_session=True)
@@ -287,6 +378,7 @@ def walk(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack) -> N
     """Every step of the main job."""
     say("The tenant is up.", f"It signs tokens as {tenant.url} and publishes its public keys there.")
     url = start_api(tenant, folder, stack)
+    tenant.callbacks.append(url + "/app")
     # sync.py keeps its token cache in the state directory; the temporary folder spares the user's own.
     env = {"PATH": os.environ.get("PATH", ""), "XDG_STATE_HOME": str(folder), "TIMESHEETS_URL": url}
     env |= {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE}

@@ -3155,35 +3155,47 @@ def test_client_generated_from_openapi_uploads(live, tenant, tmp_path):
     assert entry == "Entry datetime.date(2026, 11, 20) 7.5 toggl:ann:1 True"
 
 
-def test_page_in_a_browser(live, tmp_path):
-    """On a phone and at a desk, light and dark: one request, no complaint of Chromium's or axe-core's, no overflow."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not chromium:
+@contextlib.contextmanager
+def chromium():
+    """A real browser, for a test that ends with it: meanwhile this thread has an event loop, and may not wait."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not path:
         pytest.skip("there is no Chromium here to show the page")
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python: see .ci/run")
-    playwright = importlib.import_module("playwright.sync_api")
+    pytest.importorskip("axe_playwright_python", reason="no axe-playwright-python: see .ci/run")
+    with importlib.import_module("playwright.sync_api").sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
-    with (
-        playwright.sync_playwright() as driver
-    ):  # ends with the test: meanwhile this thread has an event loop, and may not wait
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+def watched(page):
+    """What a page asks for, and what it and Chromium complain of, from now on."""
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("requestfailed", lambda request: complaints.append(f"{request.url} {request.failure}"))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda fault: complaints.append(str(fault)))
+    return asked, complaints
+
+
+def assert_accessible(page):
+    """axe-core finds nothing, and nothing is wider than the window."""
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    axe = importlib.import_module("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page, options={})  # by the devtools protocol, which the page's own policy does not bind
+    assert found.violations_count == 0, found.generate_report()
+    assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
+
+
+def test_page_in_a_browser(live):
+    """On a phone and at a desk, light and dark: one request, no complaint of Chromium's or axe-core's, no overflow."""
+    with chromium() as browser:
         for width, colours in itertools.product((390, 1280), ("light", "dark")):
             page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=colours)
-            asked, complaints = [], []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.on("requestfailed", lambda request, to=complaints: to.append(f"{request.url} {request.failure}"))
-            page.on("console", lambda message, to=complaints: to.append(message.text))
-            page.on("pageerror", lambda fault, to=complaints: to.append(str(fault)))
+            asked, complaints = watched(page)
             assert page.goto(live.url, wait_until="networkidle").status == 200
-            page.screenshot(path=tmp_path / f"{width}-{colours}.png", full_page=True)
             assert (asked, complaints) == ([live.url + "/"], [])
-            assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-            found = axe.Axe().run(
-                page, options={}
-            )  # by the devtools protocol, which the page's own policy does not bind
-            assert found.violations_count == 0, f"{width} {colours}: {found.generate_report()}"
-            assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
-        browser.close()
+            assert_accessible(page)
 
 
 # ---- Indexes: no list reads more of the table than its page ----
@@ -6868,6 +6880,139 @@ def test_what_the_api_holds_is_what_the_tracker_holds(door):
     stateful.run_state_machine_as_test(machine, settings=checks)
 
 
+# ---- app.html: a door for people, in a real browser ----
+
+
+def test_app_page_lets_in_nothing_from_elsewhere(live, tenant):
+    """Its policy names the script and the style by their hashes, and the API and the issuer as all that it may call."""
+    status, headers, body = live.request("GET", "/app")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    page, policy = body.decode(), headers["Content-Security-Policy"]
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in policy
+    assert f"connect-src 'self' {tenant.url[:-1]};" in policy and policy.startswith("default-src 'none';")
+    assert not re.search(r" on[a-z]+=\"| style=\"| src=|innerHTML|insertAdjacent|document\.write|eval\(", page)
+
+
+def test_app_page_that_is_not_there_is_a_problem_in_words(api, monkeypatch, tmp_path):
+    """timesheets.py can be copied alone; then /app says which file it lacks."""
+    monkeypatch.setattr(timesheets, "APP_PAGE", tmp_path / "app.html")
+    answer = api.call("GET", "/app")
+    assert (answer.status_int, answer.json["code"]) == (404, "not_found") and "put app.html beside" in answer.json[
+        "detail"
+    ]
+
+
+def test_settings_cannot_leave_their_place_in_the_app_page(tenant, database):
+    """Whatever a setting holds, it is data to the page."""
+    with contextlib.closing(Api(tenant, database, APP_CLIENT_ID="</script><script>alert(1)</script>")) as api:
+        page = api.call("GET", "/app").text
+    assert page.count("</script>") == 2
+    embedded = re.search(r'id="settings">(.*?)</script>', page)[1]
+    assert json.loads(embedded)["client_id"] == "</script><script>alert(1)</script>"
+
+
+class Window:
+    """A person at the browser, before the page of an API that is served."""
+
+    def __init__(self, browser, server, tenant):
+        self.browser, self.server, self.tenant = browser, server, tenant
+        self.boss = tenant.person("boss@example.com", SCOPES + " approve:timesheets")
+
+    def open(self, path="/app", **how):
+        """The page in a window of its own, with cookies of its own; what Chromium complains of is collected."""
+        page = self.browser.new_page(**{"viewport": {"width": 1280, "height": 844}, **how})
+        page.set_default_timeout(5_000)
+        _, page.complaints = watched(page)
+        page.goto(self.server.url + path)
+        return page
+
+    def sign_in(self, who, path="/app", **how):
+        """Sign in as somebody whom the tenant knows -> the page."""
+        page = self.open(path, **how)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name=who).click()
+        page.get_by_role("button", name="Sign out").wait_for()
+        page.locator("main[aria-busy=false]").wait_for()
+        return page
+
+    def call(self, method, path, token, value=None):
+        """Ask the API beside the browser -> the answer's JSON."""
+        body, headers = (b"", []) if value is None else (json.dumps(value).encode(), [JSON])
+        status, _, text = self.server.request(method, path, token, body, headers)
+        assert status < 300, text
+        return json.loads(text) if text else None
+
+    def upload(self, *rows):
+        """Upload as the cron job does."""
+        return self.call("POST", "/timesheets/upload", self.tenant.machine(), list(rows))
+
+
+@pytest.fixture
+def window(tenant, tmp_path):
+    """The API with its page for people, and Chromium before it."""
+    with Server(tenant, tmp_path / "api", APP_CLIENT_ID=demo.APP_ID) as server, chromium() as browser:
+        tenant.callbacks[:] = [server.url + "/app"]
+        yield Window(browser, server, tenant)
+
+
+def said(page, text):
+    """Wait until the page says something."""
+    page.locator("main, #said", has_text=text).first.wait_for()
+
+
+def refusals(page):
+    """The statuses that Chromium told of; it may have nothing else to tell."""
+    statuses = [re.search(r"Failed to load .* status of (\d+)", text) for text in page.complaints]
+    assert all(statuses), page.complaints
+    return [status[1] for status in statuses]
+
+
+def test_contractor_sees_adds_and_deletes_hours(window):
+    """What was uploaded, what is typed, a sum; a field at fault in the API's words; and out again."""
+    jane = "jane@contractor.example"
+    window.upload(row("j1", user_id=jane, date="2026-11-16"), row("j2", user_id=jane, date="2026-11-17", hours=2))
+    window.call("PUT", "/approvals/1", window.boss)
+    page = window.sign_in("Jane", "/app#hours/2026-11-18")
+    text = page.inner_text("main")
+    assert "Mon 16 Nov – Sun 22 Nov 2026" in text and "✓ approved" in text
+    assert "from TimesheetsImportJob" in text and page.inner_text("tfoot").split() == [
+        "Sum",
+        "7.5",
+        "h",
+        "approved",
+        "9.5",
+    ]
+    assert page.get_by_role("button", name="Delete").count() == 0  # what is uploaded is deleted in the tracker
+
+    page.get_by_label("Day").fill("2026-11-19")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("25")
+    page.get_by_role("button", name="Add").click()
+    said(page, "hours must be a number of hours such as 7.5, more than 0 and at most 24")
+    assert "must be a number of hours" in page.inner_text("label.hours")
+    assert page.evaluate("document.activeElement.name") == "hours"
+    page.get_by_label("Hours").fill("1:30")
+    page.keyboard.press("Enter")
+    said(page, "Added 1.5 h of Thu 19 Nov, Garden.")
+    assert page.inner_text("tfoot").endswith("11") and page.get_by_label("Project").input_value() == ""
+
+    page.get_by_role("button", name="Delete 1.5 h of Thu 19 Nov, Garden").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    said(page, "Deleted 1.5 h of Thu 19 Nov, Garden.")
+    assert page.inner_text("tfoot").endswith("9.5")
+    assert refusals(page) == ["422"]
+
+    page.reload()  # the token was in memory only; the tenant still knows who this is
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign in").click()
+    said_by_tenant = page.get_by_role("heading", name="Whom do you sign in as?")
+    said_by_tenant.wait_for()
+    assert page.evaluate("sessionStorage.length") == 0
+
+
 # ---- demo.py and the documents ----
 
 
@@ -6906,6 +7051,60 @@ def test_stand_in_tenant_answers_as_auth0_does(tenant, form, status, error):
     found, answer = tenant.grant({name: value for name, value in {**usual, **form}.items() if value is not None})
     assert (found, answer.get("error")) == (status, error)
     assert error or answer["access_token"].count(".") == (2 if form != {"audience": None} else 0)
+
+
+def sign_in_at(tenant, who="Jane, a contractor", **changes):
+    """Ask the tenant as the page does -> (status, the parameters that go back or the page), the verifier used."""
+    tenant.callbacks[:] = ["http://127.0.0.1/app"]
+    verifier = "v" * 43
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
+    asked = {"response_type": "code", "client_id": demo.APP_ID, "redirect_uri": "http://127.0.0.1/app", "state": "s"}
+    asked |= {"scope": "openid " + SCOPES, "audience": AUDIENCE, "code_challenge": challenge}
+    status, there = tenant.authorize({**asked, "code_challenge_method": "S256", **changes}, who)
+    return status, dict(urllib.parse.parse_qsl(there.partition("?")[2])) if status == 302 else there
+
+
+@pytest.mark.parametrize(
+    ("who", "changes", "status", "says"),
+    [
+        pytest.param("Jane, a contractor", {}, 302, "code", id="signed-in"),
+        pytest.param("", {}, 200, "Whom do you sign in as?", id="nobody-yet"),
+        pytest.param("", {"prompt": "none"}, 302, "login_required", id="silently"),
+        pytest.param("nobody", {}, 302, "access_denied", id="cancelled"),
+        pytest.param("Jane, a contractor", {"audience": "x"}, 302, "access_denied", id="unknown-api"),
+        pytest.param("Jane, a contractor", {"code_challenge_method": "plain"}, 302, "invalid_request", id="no-pkce"),
+        pytest.param("Jane, a contractor", {"client_id": "<b>"}, 403, "Unknown client: &lt;b&gt;", id="client"),
+        pytest.param("Jane, a contractor", {"redirect_uri": "http://x/"}, 403, "Callback URL mismatch", id="callback"),
+    ],
+)
+def test_stand_in_tenant_signs_people_in_as_auth0_does(tenant, who, changes, status, says):
+    """A code, an error that goes back to the application, or a page of the tenant's own."""
+    found, answer = sign_in_at(tenant, who, **changes)
+    assert found == status and says in (
+        answer if status != 302 else [*answer, *answer.values()][:2] + [answer.get("error")]
+    )
+    assert status != 302 or answer["state"] == "s"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        pytest.param({}, 200, "openid read:timesheets", id="good"),
+        pytest.param({"code": "other"}, 403, "Invalid authorization code", id="unknown-code"),
+        pytest.param({"client_id": "x"}, 403, "Invalid authorization code", id="client"),
+        pytest.param({"redirect_uri": "x"}, 403, "The redirect URI is wrong.", id="redirect"),
+        pytest.param({"code_verifier": "w" * 43}, 403, "Failed to verify code verifier", id="verifier"),
+    ],
+)
+def test_stand_in_tenant_takes_a_code_once_and_with_its_proof(tenant, changes, status, says):
+    """RFC 7636: who has the code only has nothing."""
+    _, answer = sign_in_at(tenant, scope="openid read:timesheets approve:timesheets")
+    form = {"grant_type": "authorization_code", "client_id": demo.APP_ID, "redirect_uri": "http://127.0.0.1/app"}
+    form |= {"code": answer["code"], "code_verifier": "v" * 43}
+    found, given = tenant.grant(form | changes)
+    assert (found, given.get("scope") or given["error_description"]) == (status, says)
+    if status == 200:
+        assert tenant.grant(form)[0] == 403
 
 
 def test_documents_name_what_there_is():
@@ -6981,7 +7180,7 @@ def left_running(inside):
 def copied(tmp_path_factory):
     """A copy of the programs, to break."""
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("demo.py", "sync.py", "timesheets.py"):
+    for name in ("demo.py", "sync.py", "timesheets.py", "app.html"):
         shutil.copy(HERE / name, copy)
     return copy
 
