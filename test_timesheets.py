@@ -6935,7 +6935,7 @@ class Window:
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("link", name=who).click()
         page.get_by_role("button", name="Sign out").wait_for()
-        page.locator("main[aria-busy=false]").wait_for()
+        page.locator("#view[aria-busy=false]").wait_for()
         return page
 
     def call(self, method, path, token, value=None):
@@ -6970,14 +6970,16 @@ def refusals(page):
     return [status[1] for status in statuses]
 
 
+JANE, OMAR, MIRA = "jane@contractor.example", "omar@contractor.example", "mira@exampleco.com"
+
+
 def test_contractor_sees_adds_and_deletes_hours(window):
     """What was uploaded, what is typed, a sum; a field at fault in the API's words; and out again."""
-    jane = "jane@contractor.example"
-    window.upload(row("j1", user_id=jane, date="2026-11-16"), row("j2", user_id=jane, date="2026-11-17", hours=2))
+    window.upload(row("j1", user_id=JANE, date="2026-11-16"), row("j2", user_id=JANE, date="2026-11-17", hours=2))
     window.call("PUT", "/approvals/1", window.boss)
     page = window.sign_in("Jane", "/app#hours/2026-11-18")
     text = page.inner_text("main")
-    assert "Mon 16 Nov – Sun 22 Nov 2026" in text and "✓ approved" in text
+    assert "22 November 2026" in text and "✓ approved by boss@example.com" in text
     assert "from TimesheetsImportJob" in text and page.inner_text("tfoot").split() == [
         "Sum",
         "7.5",
@@ -6992,25 +6994,252 @@ def test_contractor_sees_adds_and_deletes_hours(window):
     page.get_by_label("Hours").fill("25")
     page.get_by_role("button", name="Add").click()
     said(page, "hours must be a number of hours such as 7.5, more than 0 and at most 24")
-    assert "must be a number of hours" in page.inner_text("label.hours")
+    assert "must be a number of hours" in page.get_by_label("Hours").locator("xpath=..").inner_text()
     assert page.evaluate("document.activeElement.name") == "hours"
-    page.get_by_label("Hours").fill("1:30")
+    page.get_by_label("Hours").fill("1,5")
     page.keyboard.press("Enter")
     said(page, "Added 1.5 h of Thu 19 Nov, Garden.")
     assert page.inner_text("tfoot").endswith("11") and page.get_by_label("Project").input_value() == ""
 
     page.get_by_role("button", name="Delete 1.5 h of Thu 19 Nov, Garden").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Delete 1.5 h of Thu 19 Nov, Garden").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     said(page, "Deleted 1.5 h of Thu 19 Nov, Garden.")
     assert page.inner_text("tfoot").endswith("9.5")
+    page.get_by_role("link", name="After").press("Enter")
+    said(page, "No hours in this week. The latest are of Tue 17 Nov.")
+    assert page.evaluate("document.activeElement.ariaLabel") == "After"  # to be pressed again
     assert refusals(page) == ["422"]
 
     page.reload()  # the token was in memory only; the tenant still knows who this is
     page.get_by_role("button", name="Sign out").click()
     page.get_by_role("button", name="Sign in").click()
-    said_by_tenant = page.get_by_role("heading", name="Whom do you sign in as?")
-    said_by_tenant.wait_for()
-    assert page.evaluate("sessionStorage.length") == 0
+    page.get_by_role("heading", name="Whom do you sign in as?").wait_for()
+    page.go_back()
+    page.get_by_role("button", name="Sign in").wait_for()
+    assert not page.evaluate("JSON.parse(sessionStorage.kept).typed")
+
+
+def ticked(page):
+    """What the line at the bottom says."""
+    return page.inner_text("#ticked")
+
+
+def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
+    """By person and week; long days are marked; what changed meanwhile is said and stays; one's own are another's."""
+    week = [row(f"j{day}", user_id=JANE, date=f"2026-11-{day}") for day in (16, 17, 18)]
+    omar = [row("o1", user_id=OMAR, date="2026-11-16", hours=8), row("o2", user_id=OMAR, date="2026-11-16", hours=5)]
+    window.upload(*week, *omar, row("m1", user_id=MIRA, date="2026-11-16"))
+    page = window.sign_in("Mira")
+    groups = page.locator(".group")
+    assert [text.split("\n")[0] for text in groups.all_inner_texts()] == [JANE, MIRA, OMAR]
+    assert "22 November 2026" in groups.nth(0).inner_text() and "22.5 h" in groups.nth(0).inner_text()
+    assert "Mon 16 Nov has 13 h, more than 12." in groups.nth(2).inner_text()
+    assert groups.nth(1).get_by_role("checkbox").count() == 0 and "another approver" in groups.nth(1).inner_text()
+
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Tick what you want to approve.")
+    page.get_by_label("7.5 h of Tue 17 Nov, StoreZero, jane").press("Space")
+    assert ticked(page) == "Ticked: 1 entry, 7.5 h" and page.get_by_label("All of jane").evaluate(
+        "box => box.indeterminate"
+    )
+    page.get_by_label("All of jane").check()
+    assert ticked(page) == "Ticked: 3 entries, 22.5 h"
+    window.upload(week[0] | {"hours": 2.25})
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 2 entries, 15 h.")
+    said(page, f"Not approved: {JANE}, 7.5 h of Mon 16 Nov, StoreZero: ")
+    said(page, "hours is 2.25 now")
+    assert page.get_by_label("2.25 h of Mon 16 Nov, StoreZero, jane").is_checked() is False
+    assert [entry["approved"] for entry in window.call("GET", f"/timesheets?user_id={JANE}", window.boss)] == [
+        True,
+        True,
+        False,
+    ]
+
+    page.get_by_label("All of omar").check()
+    page.get_by_label("8 h of Mon 16 Nov, StoreZero, omar").uncheck()
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_label("Why do you refuse 1 entry, 5 h?").fill("There is <b>13 h</b> on that Monday.")
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+    said(page, "Refused 1 entry, 5 h.")
+    assert groups.nth(2).inner_text().count("StoreZero") == 1
+    page = window.sign_in("Omar", "/app#hours/2026-11-16")
+    said(page, f"✗ refused by {MIRA}: There is <b>13 h</b> on that Monday.")
+    assert refusals(page) == []
+
+
+def test_clerk_sees_the_month_and_downloads_it(window):
+    """Approved only, or all; in bars and numbers; the CSV is the API's own."""
+    window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, project="=Web"), row("o1", user_id=OMAR, hours=1))
+    window.call("PUT", "/approvals/1", window.boss)
+    window.call("PUT", "/approvals/2", window.boss)
+    page = window.sign_in("Carl", "/app#reports/2026-11")
+    assert page.locator("nav a").all_inner_texts() == ["Reports"]
+    assert page.inner_text("main").count(JANE) == 1 and OMAR not in page.inner_text("main")
+    assert page.locator("tfoot").all_inner_texts() == ["Sum\t\t15"] * 2
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV").click()
+    assert download.value.suggested_filename == "hours-2026-11.csv"
+    text = download.value.path().read_text()
+    assert text.split("\n")[0].strip() == "month,user_id,project,hours" and "'=Web" in text and OMAR not in text
+    page.get_by_role("link", name="All hours").click()
+    page.get_by_text(OMAR).wait_for()
+    assert page.locator("tfoot").all_inner_texts() == ["Sum\t\t16"] * 2
+    page.get_by_role("link", name="Before").click()
+    said(page, "No such hours in this month.")
+    assert page.inner_text("h2") == "October 2026" and refusals(page) == []
+
+
+def test_sign_in_that_goes_wrong_is_a_sentence(window):
+    """An answer that this window did not ask for, a code that was used, an issuer that refuses or is away."""
+    before = window.tenant.requests["/oauth/token"]
+    page = window.open("/app?code=x&state=y")
+    said(page, "This answer of the sign-in was not asked for by this window")
+    assert page.url.endswith("/app") and window.tenant.requests["/oauth/token"] == before
+
+    page.get_by_role("button", name="Sign in").click()
+    page.route("**/oauth/token", lambda route: route.fetch() and route.continue_())
+    page.get_by_role("link", name="Jane").click()
+    said(page, "Invalid authorization code.")
+    page.unroute("**/oauth/token")
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Cancel").click()
+    said(page, "You are not signed in: User did not authorize the request.")
+
+    window.tenant.fail("/.well-known/openid-configuration", "500", times=1)
+    page.get_by_role("button", name="Sign in").click()
+    said(page, "cannot be reached now; try again in a moment.")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Jane").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+    page.context.clear_cookies()
+    page.reload()
+    said(page, "Your session has ended. Sign in again.")
+    assert refusals(page) == ["403", "500"]
+
+
+def test_token_that_expires_in_the_middle_loses_nothing(window):
+    """The page signs in again through the tenant's session; what was on its way is added once, what was ticked stays."""
+    window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, hours=2))
+    window.tenant.lifetime = -58  # the API allows a minute's difference of clocks
+    page = window.sign_in("Mira", "/app#hours/2026-11-20")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    time.sleep(2.1)
+    window.tenant.lifetime = 7_200
+    page.get_by_role("button", name="Add").click()
+    said(page, "Added 3 h of Mon 16 Nov, Garden.")
+    assert page.url.endswith("/app#hours/2026-11-16") and page.get_by_label("Project").input_value() == ""
+    assert [entry["hours"] for entry in window.call("GET", f"/timesheets?user_id={MIRA}", window.boss)] == [3]
+
+    window.tenant.lifetime = -58
+    page.get_by_role("button", name="Sign out").click()
+    page = window.sign_in("Mira", "/app#approve")
+    page.get_by_label("All of jane").check()
+    time.sleep(2.1)
+    window.tenant.lifetime = 7_200
+    page.get_by_role("button", name="Approve").click()
+    page.get_by_text("Ticked: 2 entries, 9.5 h").wait_for()
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 2 entries, 9.5 h.")
+    assert refusals(page) == ["401"]
+
+
+def test_bad_line_adds_nothing_twice(window):
+    """Whether the question or the answer was lost: what was typed stays, and a retry is the same request."""
+    page = window.sign_in("Jane")
+    page.context.set_offline(True)
+    said(page, "You are offline. What you typed is kept.")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    page.get_by_role("button", name="Add").click()
+    said(page, "The API cannot be reached.")
+    page.get_by_role("link", name="Reports").click()
+    said(page, "The API cannot be reached.")
+    page.context.set_offline(False)
+    page.get_by_role("link", name="Approved only").wait_for()
+    page.get_by_role("link", name="My hours").click()
+    page.route("**/timesheets", lambda route: route.fetch() and route.abort())  # stored, and the answer is lost
+    page.get_by_role("button", name="Add").click()
+    said(page, "The API cannot be reached.")
+    page.unroute("**/timesheets")
+    assert page.get_by_label("Project").input_value() == "Garden"
+    page.get_by_role("button", name="Add").click()
+    said(page, "Added 3 h")
+    assert len(window.call("GET", f"/timesheets?user_id={JANE}", window.boss)) == 1
+
+
+def test_person_without_a_role_is_told_what_is_missing(window, monkeypatch):
+    """In the API's own sentence."""
+    monkeypatch.setitem(demo.PEOPLE, "Carl, the payroll clerk", ("carl@exampleco.com", ""))
+    page = window.sign_in("Carl")
+    said(page, "read:timesheets")
+    assert page.locator("nav a").count() == 0 and refusals(page) == ["403"]
+
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>{{7*7}}\"'&"
+
+
+def test_no_text_of_an_entry_becomes_markup(window, monkeypatch):
+    """Project, description, client, names and notes are shown as they are, wherever they stand."""
+    evil = {"user_id": EVIL + "@x", "project": EVIL, "description": EVIL}
+    job = window.tenant.machine(client=EVIL)
+    window.call("POST", "/timesheets/upload", job, [row("e1", **evil), row("e2", **evil, hours=14), row("e3", **evil)])
+    window.call("PUT", "/approvals/2", window.boss)
+    window.call("DELETE", "/approvals/3?" + urllib.parse.urlencode({"note": EVIL}), window.boss)
+    monkeypatch.setitem(demo.PEOPLE, "Jane, a contractor", (EVIL + "@x", SCOPES + " approve:timesheets"))
+    page = window.sign_in("Jane", "/app#hours/2026-11-20")
+    assert page.inner_text("main").count(EVIL) == 3 * 3 + 1 and EVIL + "@x" in page.inner_text("header")
+    page.get_by_role("link", name="Reports").click()
+    page.get_by_text("Download as CSV").wait_for()
+    page.goto(window.server.url + "/app#" + urllib.parse.quote(EVIL))
+    page = window.sign_in("Mira", "/app#approve")
+    assert page.inner_text("main").count(EVIL) == 4
+    page.get_by_role("link", name="Reports").click()
+    page.get_by_text("Download as CSV").wait_for()
+    assert page.inner_text("main").count(EVIL) == 3
+    assert page.locator("main img, main script").count() == 0 and refusals(page) == []
+
+
+def test_app_in_every_view_width_and_scheme(window):
+    """axe-core finds nothing, nothing is wider than a phone, and Chromium has nothing to say."""
+    window.upload(*(row(f"j{day}", user_id=JANE, date=f"2026-11-{day}") for day in range(16, 21)))
+    window.upload(row("o1", user_id=OMAR, date="2026-11-16", hours=13, project="x" * 200), row("m1", user_id=MIRA))
+    window.call("PUT", "/approvals/1", window.boss)
+    window.call("DELETE", "/approvals/7?note=no", window.boss)
+    page = window.open()
+    assert_accessible(page)
+    page = window.sign_in("Mira")
+    for view in ("approve", "hours/2026-11-16", "hours", "reports/2026-11/all", "reports/2020-01"):
+        page.evaluate("view => { location.hash = view }", view)
+        page.locator("#view[aria-busy=false]").wait_for()
+        for width, colours in itertools.product((390, 1280), ("light", "dark")):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.emulate_media(color_scheme=colours, reduced_motion="reduce")
+            assert_accessible(page)
+    assert refusals(page) == []
+
+
+def test_app_without_a_client_id_says_what_to_set(live):
+    """The operator sees the setting and the addresses that the tenant has to allow."""
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(live.url + "/app")
+        text = page.inner_text("main")
+    assert "Set APP_CLIENT_ID" in text and live.url + "/app" in text
+
+
+def test_a_list_of_many_pages_is_shown_whole(window):
+    """More than the API gives at once."""
+    window.upload(*(row(f"j{n}", user_id=JANE, hours=0.01) for n in range(1_001)))
+    page = window.sign_in("Mira")
+    page.get_by_label("All 1001 entries").check()
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 1001 entries, 10.01 h.")
+    said(page, "Nothing waits for approval.")
 
 
 # ---- demo.py and the documents ----
