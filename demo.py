@@ -16,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import hashlib
+import html
 import http.server
 import io
 import itertools
@@ -44,6 +45,14 @@ AUDIENCE = "https://api.exampleco.com/timesheets"
 CLIENT_ID, CLIENT_SECRET = "TimesheetsImportJob", "demo-secret-never-a-real-one"
 EMAIL = "https://api.exampleco.com/email"  # the claim that names a person, as USER_CLAIM says
 JWKS, TOKEN = "/.well-known/jwks.json", "/oauth/token"
+APP_ID = "TimesheetsApp"  # the client id of the page for people
+HOURS = "read:timesheets create:timesheets delete:timesheets"
+PEOPLE = {  # who can sign in: how they are called, their e-mail, and what their role permits
+    "jane": ("Jane, a contractor", "jane@contractor.example", HOURS),
+    "omar": ("Omar, a contractor", "omar@contractor.example", HOURS),
+    "mira": ("Mira, their manager", "mira@exampleco.com", f"{HOURS} approve:timesheets"),
+    "carl": ("Carl, the payroll clerk", "carl@exampleco.com", "report:timesheets"),
+}
 
 # ---- Tenant: signs tokens, publishes keys, and fails on demand ----
 
@@ -66,6 +75,9 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
         self.published: list[Any] = []
         self.requests: collections.Counter[str] = collections.Counter()
         self.faults: dict[str, Iterator[str]] = {}
+        self.callbacks: list[str] = []  # where the page for people may be; Auth0's Allowed Callback and Logout URLs
+        self.codes: dict[str, dict[str, str]] = {}  # authorization codes not used yet, each with what was asked
+        self.lifetime = 7_200  # seconds that a person's token is good for
         self.healed = threading.Event()
         self.rotate()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Answers,), {"tenant": self}))
@@ -129,6 +141,8 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
 
     def grant(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """Judge a token request -> (status, answer), in Auth0's own words (RFC 6749 section 4.4)."""
+        if form.get("grant_type") == "authorization_code":
+            return self.exchange(form)
         secret, scope = self.clients.get(form.get("client_id", ""), (None, None))
         if form.get("grant_type") != "client_credentials":
             return 403, {"error": "unauthorized_client", "error_description": "Grant type not allowed for the client."}
@@ -145,6 +159,60 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
         granted = {"scope": scope} if scope else {}
         return 200, {"access_token": token, "expires_in": 86_400, "token_type": "Bearer", **granted}
 
+    def authorize(self, asked: dict[str, str], who: str) -> tuple[int, str]:
+        """Judge a sign-in (RFC 6749 section 4.1.1) -> 302 and where the browser goes, or another status and a page."""
+        client, back, audience = (asked.get(name) for name in ("client_id", "redirect_uri", "audience"))
+        if client != APP_ID:
+            return 403, page("Oops!, something went wrong", f"Unknown client: {client}")
+        if back not in self.callbacks:
+            return 403, page("Oops!, something went wrong", f"Callback URL mismatch. {back} is not allowed.")
+        if audience != self.audience:
+            answer = {"error": "access_denied", "error_description": f"Service not found: {audience}"}
+        elif (asked.get("response_type"), asked.get("code_challenge_method")) != ("code", "S256"):
+            answer = {"error": "invalid_request", "error_description": "It takes a code, with PKCE by S256"}
+        elif who == "nobody":
+            answer = {"error": "access_denied", "error_description": "User did not authorize the request"}
+        elif who in PEOPLE:
+            answer = {"code": os.urandom(24).hex()}
+            self.codes[answer["code"]] = asked | {"who": who}
+        elif asked.get("prompt") == "none":
+            answer = {"error": "login_required", "error_description": "Login required"}
+        else:
+            return 200, page("Whom do you sign in as?", "A real tenant asks for a password here.", asked)
+        return 302, f"{back}?{urllib.parse.urlencode(answer | {'state': asked.get('state', '')})}"
+
+    def exchange(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Judge a code, which is good once (RFC 6749 section 4.1.3, RFC 7636 section 4.6) -> (status, answer)."""
+        asked = self.codes.pop(form.get("code", ""), {})
+        verifier = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
+        if not asked or form.get("client_id") != APP_ID:
+            return 403, {"error": "invalid_grant", "error_description": "Invalid authorization code"}
+        if asked["redirect_uri"] != form.get("redirect_uri"):
+            return 403, {"error": "invalid_grant", "error_description": "The redirect URI is wrong."}
+        if asked.get("code_challenge") != jwt.utils.base64url_encode(verifier).decode():
+            return 403, {"error": "invalid_grant", "error_description": "Failed to verify code verifier"}
+        _, email, permitted = PEOPLE[asked["who"]]
+        scope = " ".join(word for word in asked.get("scope", "").split() if word in ["openid", *permitted.split()])
+        token = self.person(email, scope, azp=APP_ID, exp=int(time.time()) + self.lifetime)
+        answer = {"access_token": token, "id_token": self.person(email, "", aud=APP_ID), "scope": scope}
+        return 200, answer | {"expires_in": self.lifetime, "token_type": "Bearer"}
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><style>
+:root {{ color-scheme: light dark; font: 1.1rem/1.5 system-ui, sans-serif }}
+main {{ max-width: 24rem; margin: 15vh auto }}
+a {{ display: block; margin: .6rem 0; padding: .6rem 1rem; border: 1px solid; border-radius: .5rem }}
+</style><main><h1>{title}</h1><p>{text}</p>{links}</main></html>"""
+
+
+def page(title: str, text: str, asked: dict[str, str] | None = None) -> str:
+    """A page of the tenant's; with what a sign-in `asked`, everybody who can be chosen."""
+    choices = {who: name for who, (name, *_) in PEOPLE.items()} | {"nobody": "Cancel"} if asked else {}
+    queries = [(urllib.parse.urlencode({**(asked or {}), "as": who}), name) for who, name in choices.items()]
+    links = "".join(f'<a href="/authorize?{html.escape(query)}">{name}</a>' for query, name in queries)
+    return PAGE.format(title=title, text=html.escape(text), links=links)
+
 
 # What faults that are answers have in place of status and body; the body is repeated.
 ODD = {"500": (500, b"{}", 1), "html": (200, b"<html>hello</html>", 1), "empty": (200, b"{}", 1)}
@@ -157,12 +225,20 @@ class Answers(http.server.BaseHTTPRequestHandler):
     tenant: Tenant
 
     def do_GET(self) -> None:
-        """Key set and discovery."""
-        url = self.tenant.url
+        """Key set and discovery for programs; signing in and out for browsers, whose session is a cookie."""
+        path, _, query = self.path.partition("?")
+        asked, url = dict(urllib.parse.parse_qsl(query)), self.tenant.url
+        session = re.search(r"who=(\w+)", self.headers.get("Cookie", ""))
+        who = asked.pop("as", session[1] if session else "")
         discovery = {"issuer": url, "jwks_uri": url + JWKS[1:], "token_endpoint": url + TOKEN[1:]}
         discovery["authorization_endpoint"] = url + "authorize"
         pages = {JWKS: {"keys": self.tenant.published}, "/.well-known/openid-configuration": discovery}
-        self.answer(200 if self.path in pages else 404, pages.get(self.path, {}))
+        if path == "/authorize":
+            self.answer(*self.tenant.authorize(asked, who), who)
+        elif path == "/v2/logout" and asked.get("returnTo") in self.tenant.callbacks:
+            self.answer(302, asked["returnTo"])
+        else:
+            self.answer(200 if path in pages else 404, pages.get(path, {}))
 
     def do_POST(self) -> None:
         """The token endpoint; takes a form or JSON, as Auth0 does."""
@@ -171,11 +247,13 @@ class Answers(http.server.BaseHTTPRequestHandler):
         form = json.loads(body) if is_json else dict(urllib.parse.parse_qsl(body))
         self.answer(*(self.tenant.grant(form) if self.path == TOKEN else (404, {})))
 
-    def answer(self, status: int, value: Any) -> None:
-        """Send JSON, or the scripted fault in its place."""
-        self.tenant.requests[self.path] += 1
-        fault = next(self.tenant.faults.get(self.path, iter(())), None)
-        status, part, times = ODD.get(fault or "", (status, json.dumps(value).encode(), 1))
+    def answer(self, status: int, value: Any, who: str = "") -> None:
+        """Send JSON, a text as HTML or as where to go, or the scripted fault; `who` is signed in from then on."""
+        path, as_text = self.path.partition("?")[0], isinstance(value, str)
+        self.tenant.requests[path] += 1
+        fault = next(self.tenant.faults.get(path, iter(())), None)
+        part = value.encode() if as_text else json.dumps(value).encode()
+        status, part, times = ODD.get(fault or "", (status, part, 1))
         if fault == "reset":  # to linger 0 s at closing sends RST in place of FIN
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
@@ -186,10 +264,12 @@ class Answers(http.server.BaseHTTPRequestHandler):
             while fault == "drip-head" and not self.tenant.healed.wait(0.2):
                 self.wfile.write(b"x")
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html; charset=utf-8" if as_text else "application/json")
             self.send_header("Content-Length", str(len(part) * times))
+            self.send_header("Access-Control-Allow-Origin", "*")
             if status == 302:
-                self.send_header("Location", self.tenant.url + "elsewhere")
+                self.send_header("Location", self.tenant.url + "elsewhere" if fault else value)
+                self.send_header("Set-Cookie", f"who={who}; Path=/; HttpOnly; SameSite=Lax")
             self.end_headers()
             while fault == "drip" and not self.tenant.healed.wait(1):
                 self.wfile.write(b" ")
@@ -205,11 +285,12 @@ HEAD = "User,Email,Client,Project,Task,Description,Billable,Start date,Start tim
 WORK = [  # who, day of November 2026, start, end, project; the 31st is the row that cannot be right
     *(("Jane", day, "09:00", "16:30", "StoreZero") for day in (16, 17, 18, 19, 20)),
     *(("Omar", day, "08:30", "12:30", "StoreZero") for day in (16, 17, 18)),
-    *(("Omar", day, "13:00", "17:15", "Website") for day in (16, 17)),
+    *(("Omar", day, "13:00", "21:15", "Website") for day in (16, 17)),
     ("Omar", 31, "09:00", "17:00", "Website"),
 ]
+LATER = [("Jane", 16, "09:00", "17:30", "StoreZero"), *WORK[1:5], *WORK[6:9]]  # one corrected, one deleted,
+LATER += [("Omar", 18, "13:00", "21:15", "Website"), ("Omar", 20, "09:00", "17:00", "Website")]  # one moved, one mended
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-SNAPSHOT = ("--snapshot", "2026-11-16..2026-11-22")
 # Loopback is asked directly: a company's http_proxy would be asked for it otherwise, and refuse.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -246,7 +327,7 @@ def start_api(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack)
     # Nothing else is handed down: a DATABASE_URL or a proxy of the caller's would change what is shown.
     keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
-    env["USER_CLAIM"] = EMAIL
+    env |= {"USER_CLAIM": EMAIL, "APP_CLIENT_ID": APP_ID}
     log = stack.enter_context((folder / "api.log").open("w"))
     # In a session of its own Ctrl-C does not reach it: two signals at once can lock it up (seen with Granian 2.8).
     api = start(stack, ["timesheets.py"], env={**keep, **env, "PORT": "0"}, stderr=log, start_new_session=True)
@@ -276,43 +357,52 @@ def sync(env: dict[str, str], folder: pathlib.Path, expected: int, *arguments: s
         raise SystemExit(f"The cron job should have ended with status {expected}; the lines above say why it did not.")
 
 
-def ask(url: str, token: str, path: str, method: str = "GET") -> Any:
-    """One call of the API with a token -> the JSON that it answers."""
-    call = urllib.request.Request(url + path, method=method, headers={"Authorization": f"Bearer {token}"})
-    with DIRECT.open(call, timeout=10) as answer:
+def ask(url: str, token: str, path: str, method: str = "GET", value: Any = None) -> Any:
+    """One call of the API with a token, and JSON if there is something to send -> the JSON that it answers."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = None if value is None else json.dumps(value).encode()
+    with DIRECT.open(urllib.request.Request(url + path, body, headers, method=method), timeout=10) as answer:
         return json.load(answer)
 
 
-def walk(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
-    """Every step of the main job."""
+def walk(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack) -> str:
+    """Every step of the main job -> the API's address."""
     say("The tenant is up.", f"It signs tokens as {tenant.url} and publishes its public keys there.")
     url = start_api(tenant, folder, stack)
+    tenant.callbacks.append(url + "/app")
     # sync.py keeps its token cache in the state directory; the temporary folder spares the user's own.
     env = {"PATH": os.environ.get("PATH", ""), "XDG_STATE_HOME": str(folder), "TIMESHEETS_URL": url}
     env |= {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE}
     env |= {"AUTH0_CLIENT_ID": CLIENT_ID, "AUTH0_CLIENT_SECRET": CLIENT_SECRET}
-    corrected, mended = ("Jane", 16, "09:00", "17:30", "StoreZero"), ("Omar", 19, "09:00", "17:00", "Website")
-    for title, work, expected, options in (  # 65: some rows were rejected
-        ("1. The cron job gets a token and uploads a Toggl export; one of its rows cannot be right.", WORK, 65, ()),
-        ("2. The same again: nothing is doubled, and the first run's token still serves.", WORK, 65, ()),
-        ("3. Jane corrects an hour in Toggl.", [corrected, *WORK[1:]], 65, ()),
-        ("4. Omar mends the bad row and deletes another.", [corrected, *WORK[1:-2], mended], 0, SNAPSHOT),
+    for title, work, expected in (  # 65: some rows were rejected
+        ("1. The cron job gets a token and uploads a Toggl export. One of its rows cannot be right.", WORK, 65),
+        ("2. The same export again. Nothing is doubled, and the job reuses its token.", WORK, 65),
+        ("3. In Toggl one row was corrected, one moved to another day, one deleted, and the bad one mended.", LATER, 0),
     ):
         (folder / "toggl.csv").write_text(export(work), encoding="utf-8")
         say(title)
-        sync(env, folder, expected, "-v", *options, "toggl.csv")
-    say("5. A manager approves an entry. That takes a person's token, with another scope.")
-    manager = tenant.person("manager@exampleco.com", "read:timesheets approve:timesheets")
-    entry = ask(url, manager, f"/approvals/{ask(url, manager, '/approvals?limit=1')[0]['id']}", "PUT")
-    print("  approved:", *(entry[name] for name in ("user_id", "date", "project", "hours")), "h")
-    say("6. The weekly report.")
-    for week in ask(url, manager, "/reports/weekly"):
-        line = f"  {week['week']}  {week['user_id']:25} {week['project']:10} {week['hours']:6.2f} h  "
-        print(line + "\u2588" * round(week["hours"]))
-    jane = tenant.person("jane@contractor.example", "read:timesheets create:timesheets delete:timesheets")
-    say("Try it yourself, as Jane:", f"TOKEN={jane}", f'curl -H "Authorization: Bearer $TOKEN" {url}/timesheets')
-    print(f"  curl {url}/health")
-    print(f"  In a browser: {url}")
+        sync(env, folder, expected, "-v", "toggl.csv")
+    say("4. A manager approves Jane's week as the list shows it. That takes a person's token, with another scope.")
+    manager = tenant.person("mira@exampleco.com", "approve:timesheets")
+    done = ask(url, manager, "/approvals", "PUT", ask(url, manager, "/approvals?user_id=jane@contractor.example"))
+    print(f"  {done['updated']} entries approved, {done['rejected']} rejected")
+    say("5. Payroll asks for the month: what is approved, and nothing else.")
+    month = "from=2026-11-01&to=2026-11-30&approved=1"
+    for row in ask(url, tenant.machine("report:timesheets", "Payroll"), f"/reports/monthly?{month}"):
+        line = f"  {row['month']}  {row['user_id']:25} {row['project']:10} {row['hours']:6.2f} h  "
+        print(line + "\u2588" * round(row["hours"]))
+    return url
+
+
+def show_doors(tenant: Tenant, url: str) -> None:
+    """What there is to try while all is served; each line can be copied as it stands."""
+    say("Look at it in a browser:", f"{url}/app  sign in as Mira, who can approve Omar's week, or as Jane")
+    print(f"  {url}/     what every route does")
+    jane = tenant.person("jane@contractor.example", HOURS)
+    say("Or in another terminal, as Jane:", f"TOKEN={jane}", f'curl -H "Authorization: Bearer $TOKEN" {url}/timesheets')
+    settings = f"AUTH0_DOMAIN={tenant.url} AUTH0_AUDIENCE={AUDIENCE} USER_CLAIM={EMAIL}"
+    print(f'  {settings} {sys.executable} {HERE / "timesheets.py"} explain "$TOKEN"')
+    print("\nServing until Ctrl-C.", flush=True)
 
 
 def main() -> None:
@@ -328,9 +418,10 @@ def main() -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timesheets-demo-")))
-        walk(stack.enter_context(Tenant()), folder, stack)
+        tenant = stack.enter_context(Tenant())
+        url = walk(tenant, folder, stack)
         if stay:
-            print("\nServing until Ctrl-C.", flush=True)
+            show_doors(tenant, url)
             threading.Event().wait()
 
 

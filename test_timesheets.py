@@ -4623,35 +4623,47 @@ def test_client_generated_from_openapi_uploads(live, tenant, tmp_path):
     assert entry == "Entry datetime.date(2026, 11, 20) 7.5 toggl:ann:1 True"
 
 
-def test_page_in_a_browser(live, tmp_path):
-    """On a phone and at a desk, light and dark: one request, no complaint of Chromium's or axe-core's, no overflow."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not chromium:
+@contextlib.contextmanager
+def chromium():
+    """A real browser, for a test that ends with it: meanwhile this thread has an event loop, and may not wait."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not path:
         pytest.skip("there is no Chromium here to show the page")
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python: see .ci/run")
-    playwright = importlib.import_module("playwright.sync_api")
+    pytest.importorskip("axe_playwright_python", reason="no axe-playwright-python: see .ci/run")
+    with importlib.import_module("playwright.sync_api").sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
-    with (
-        playwright.sync_playwright() as driver
-    ):  # ends with the test: meanwhile this thread has an event loop, and may not wait
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+def watched(page):
+    """What a page asks for, and what it and Chromium complain of, from now on."""
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("requestfailed", lambda request: complaints.append(f"{request.url} {request.failure}"))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda fault: complaints.append(str(fault)))
+    return asked, complaints
+
+
+def assert_accessible(page):
+    """axe-core finds nothing, and nothing is wider than the window."""
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    axe = importlib.import_module("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page, options={})  # by the devtools protocol, which the page's own policy does not bind
+    assert found.violations_count == 0, found.generate_report()
+    assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
+
+
+def test_page_in_a_browser(live):
+    """On a phone and at a desk, light and dark: one request, no complaint of Chromium's or axe-core's, no overflow."""
+    with chromium() as browser:
         for width, colours in itertools.product((390, 1280), ("light", "dark")):
             page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=colours)
-            asked, complaints = [], []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.on("requestfailed", lambda request, to=complaints: to.append(f"{request.url} {request.failure}"))
-            page.on("console", lambda message, to=complaints: to.append(message.text))
-            page.on("pageerror", lambda fault, to=complaints: to.append(str(fault)))
+            asked, complaints = watched(page)
             assert page.goto(live.url, wait_until="networkidle").status == 200
-            page.screenshot(path=tmp_path / f"{width}-{colours}.png", full_page=True)
             assert (asked, complaints) == ([live.url + "/"], [])
-            assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-            found = axe.Axe().run(
-                page, options={}
-            )  # by the devtools protocol, which the page's own policy does not bind
-            assert found.violations_count == 0, f"{width} {colours}: {found.generate_report()}"
-            assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
-        browser.close()
+            assert_accessible(page)
 
 
 # ---- Indexes: no list reads more of the table than its page ----
@@ -8340,6 +8352,368 @@ def test_what_the_api_holds_is_what_the_tracker_holds(door):
     stateful.run_state_machine_as_test(machine, settings=checks)
 
 
+# ---- app.html: a door for people, in a real browser ----
+
+
+def test_app_page_lets_in_nothing_from_elsewhere(live, tenant):
+    """Its policy names the script and the style by their hashes, and the API and the issuer as all that it may call."""
+    status, headers, body = live.request("GET", "/app")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    page, policy = body.decode(), headers["Content-Security-Policy"]
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in policy
+    assert f"connect-src 'self' {tenant.url[:-1]};" in policy and policy.startswith("default-src 'none';")
+    assert not re.search(r" on[a-z]+=\"| style=\"| src=|innerHTML|insertAdjacent|document\.write|eval\(", page)
+
+
+def test_app_page_that_is_not_there_is_a_problem_in_words(api, monkeypatch, tmp_path):
+    """timesheets.py can be copied alone; then /app says which file it lacks."""
+    monkeypatch.setattr(timesheets, "APP_PAGE", tmp_path / "app.html")
+    answer = api.call("GET", "/app")
+    assert (answer.status_int, answer.json["code"]) == (404, "not_found") and "put app.html beside" in answer.json[
+        "detail"
+    ]
+
+
+def test_settings_cannot_leave_their_place_in_the_app_page(tenant, database):
+    """Whatever a setting holds, it is data to the page."""
+    with contextlib.closing(Api(tenant, database, APP_CLIENT_ID="</script><script>alert(1)</script>")) as api:
+        page = api.call("GET", "/app").text
+    assert page.count("</script>") == 2
+    embedded = re.search(r'id="settings">(.*?)</script>', page)[1]
+    assert json.loads(embedded)["client_id"] == "</script><script>alert(1)</script>"
+
+
+class Window:
+    """A person at the browser, before the page of an API that is served."""
+
+    def __init__(self, browser, server, tenant):
+        self.browser, self.server, self.tenant = browser, server, tenant
+        self.boss = tenant.person("boss@example.com", SCOPES + " approve:timesheets")
+
+    def open(self, path="/app", **how):
+        """The page in a window of its own, with cookies of its own; what Chromium complains of is collected."""
+        page = self.browser.new_page(**{"viewport": {"width": 1280, "height": 844}, **how})
+        page.set_default_timeout(5_000)
+        _, page.complaints = watched(page)
+        page.goto(self.server.url + path)
+        return page
+
+    def sign_in(self, who, path="/app", **how):
+        """Sign in as somebody whom the tenant knows -> the page."""
+        page = self.open(path, **how)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name=who).click()
+        page.get_by_role("button", name="Sign out").wait_for()
+        page.locator("#view[aria-busy=false]").wait_for()
+        return page
+
+    def call(self, method, path, token, value=None):
+        """Ask the API beside the browser -> the answer's JSON."""
+        body, headers = (b"", []) if value is None else (json.dumps(value).encode(), [JSON])
+        status, _, text = self.server.request(method, path, token, body, headers)
+        assert status < 300, text
+        return json.loads(text) if text else None
+
+    def upload(self, *rows):
+        """Upload as the cron job does."""
+        return self.call("POST", "/timesheets/upload", self.tenant.machine(), list(rows))
+
+
+@pytest.fixture
+def window(tenant, tmp_path):
+    """The API with its page for people, and Chromium before it."""
+    with Server(tenant, tmp_path / "api", APP_CLIENT_ID=demo.APP_ID) as server, chromium() as browser:
+        tenant.callbacks[:] = [server.url + "/app"]
+        yield Window(browser, server, tenant)
+
+
+def said(page, text):
+    """Wait until the page says something."""
+    page.locator("main, #said", has_text=text).first.wait_for()
+
+
+def refusals(page):
+    """The statuses that Chromium told of; it may have nothing else to tell."""
+    statuses = [re.search(r"Failed to load .* status of (\d+)", text) for text in page.complaints]
+    assert all(statuses), page.complaints
+    return [status[1] for status in statuses]
+
+
+JANE, OMAR, MIRA = "jane@contractor.example", "omar@contractor.example", "mira@exampleco.com"
+
+
+def test_contractor_sees_adds_and_deletes_hours(window):
+    """What was uploaded, what is typed, a sum; a field at fault in the API's words; and out again."""
+    window.upload(row("j1", user_id=JANE, date="2026-11-16"), row("j2", user_id=JANE, date="2026-11-17", hours=2))
+    window.call("PUT", "/approvals/1", window.boss)
+    page = window.sign_in("Jane", "/app#hours/2026-11-18")
+    text = page.inner_text("main")
+    assert "22 November 2026" in text and "✓ approved by boss@example.com" in text
+    assert "from TimesheetsImportJob" in text and page.inner_text("tfoot").split() == [
+        "Sum",
+        "7.5",
+        "h",
+        "approved",
+        "9.5",
+    ]
+    assert page.get_by_role("button", name="Delete").count() == 0  # what is uploaded is deleted in the tracker
+
+    page.get_by_label("Day").fill("2026-11-19")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("25")
+    page.get_by_role("button", name="Add").click()
+    said(page, "hours must be a number of hours such as 7.5, more than 0 and at most 24")
+    assert "must be a number of hours" in page.get_by_label("Hours").locator("xpath=..").inner_text()
+    assert page.evaluate("document.activeElement.name") == "hours"
+    page.get_by_label("Hours").fill("1,5")
+    page.keyboard.press("Enter")
+    said(page, "Added 1.5 h of Thu 19 Nov, Garden.")
+    assert page.inner_text("tfoot").endswith("11") and page.get_by_label("Project").input_value() == ""
+
+    page.get_by_role("button", name="Delete 1.5 h of Thu 19 Nov, Garden").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Delete 1.5 h of Thu 19 Nov, Garden").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    said(page, "Deleted 1.5 h of Thu 19 Nov, Garden.")
+    assert page.inner_text("tfoot").endswith("9.5")
+    page.get_by_role("link", name="After").press("Enter")
+    said(page, "No hours in this week. The latest are of Tue 17 Nov.")
+    assert page.evaluate("document.activeElement.ariaLabel") == "After"  # to be pressed again
+    assert refusals(page) == ["422"]
+
+    page.reload()  # the token was in memory only; the tenant still knows who this is
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Whom do you sign in as?").wait_for()
+    page.go_back()
+    page.get_by_role("button", name="Sign in").wait_for()
+    assert not page.evaluate("JSON.parse(sessionStorage.kept).typed")
+
+
+def ticked(page):
+    """What the line at the bottom says."""
+    return page.inner_text("#ticked")
+
+
+def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
+    """By person and week; long days are marked; what changed meanwhile is said and stays; one's own are another's."""
+    week = [row(f"j{day}", user_id=JANE, date=f"2026-11-{day}") for day in (16, 17, 18)]
+    omar = [row("o1", user_id=OMAR, date="2026-11-16", hours=8), row("o2", user_id=OMAR, date="2026-11-16", hours=5)]
+    window.upload(*week, *omar, row("m1", user_id=MIRA, date="2026-11-16"))
+    page = window.sign_in("Mira")
+    groups = page.locator(".group")
+    assert [text.split("\n")[0] for text in groups.all_inner_texts()] == [JANE, MIRA, OMAR]
+    assert "22 November 2026" in groups.nth(0).inner_text() and "22.5 h" in groups.nth(0).inner_text()
+    assert "Mon 16 Nov has 13 h, more than 12." in groups.nth(2).inner_text()
+    assert groups.nth(1).get_by_role("checkbox").count() == 0 and "another approver" in groups.nth(1).inner_text()
+
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Tick what you want to approve.")
+    page.get_by_label("7.5 h of Tue 17 Nov, StoreZero, jane").press("Space")
+    assert ticked(page) == "Ticked: 1 entry, 7.5 h" and page.get_by_label("All of jane").evaluate(
+        "box => box.indeterminate"
+    )
+    page.get_by_label("All of jane").check()
+    assert ticked(page) == "Ticked: 3 entries, 22.5 h"
+    window.upload(week[0] | {"hours": 2.25})
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 2 entries, 15 h.")
+    said(page, f"Not approved: {JANE}, 7.5 h of Mon 16 Nov, StoreZero: ")
+    said(page, "hours is 2.25 now")
+    assert page.get_by_label("2.25 h of Mon 16 Nov, StoreZero, jane").is_checked() is False
+    assert [entry["approved"] for entry in window.call("GET", f"/timesheets?user_id={JANE}", window.boss)] == [
+        True,
+        True,
+        False,
+    ]
+
+    page.get_by_label("All of omar").check()
+    page.get_by_label("8 h of Mon 16 Nov, StoreZero, omar").uncheck()
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_label("Why do you refuse 1 entry, 5 h?").fill("There is <b>13 h</b> on that Monday.")
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+    said(page, "Refused 1 entry, 5 h.")
+    assert groups.nth(2).inner_text().count("StoreZero") == 1
+    page = window.sign_in("Omar", "/app#hours/2026-11-16")
+    said(page, f"✗ refused by {MIRA}: There is <b>13 h</b> on that Monday.")
+    assert refusals(page) == []
+
+
+def test_clerk_sees_the_month_and_downloads_it(window):
+    """Approved only, or all; in bars and numbers; the CSV is the API's own."""
+    window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, project="=Web"), row("o1", user_id=OMAR, hours=1))
+    window.call("PUT", "/approvals/1", window.boss)
+    window.call("PUT", "/approvals/2", window.boss)
+    page = window.sign_in("Carl", "/app#reports/2026-11")
+    assert page.locator("nav a").all_inner_texts() == ["Reports"]
+    assert page.inner_text("main").count(JANE) == 1 and OMAR not in page.inner_text("main")
+    assert page.locator("tfoot").all_inner_texts() == ["Sum\t\t15"] * 2
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV").click()
+    assert download.value.suggested_filename == "hours-2026-11.csv"
+    text = download.value.path().read_text()
+    assert text.split("\n")[0].strip() == "month,user_id,project,hours" and "'=Web" in text and OMAR not in text
+    page.get_by_role("link", name="All hours").click()
+    page.get_by_text(OMAR).wait_for()
+    assert page.locator("tfoot").all_inner_texts() == ["Sum\t\t16"] * 2
+    page.get_by_role("link", name="Before").click()
+    said(page, "No such hours in this month.")
+    assert page.inner_text("h2") == "October 2026" and refusals(page) == []
+
+
+def test_sign_in_that_goes_wrong_is_a_sentence(window):
+    """An answer that this window did not ask for, a code that was used, an issuer that refuses or is away."""
+    before = window.tenant.requests["/oauth/token"]
+    page = window.open("/app?code=x&state=y")
+    said(page, "This answer of the sign-in was not asked for by this window")
+    assert page.url.endswith("/app") and window.tenant.requests["/oauth/token"] == before
+
+    page.get_by_role("button", name="Sign in").click()
+    page.route("**/oauth/token", lambda route: route.fetch() and route.continue_())
+    page.get_by_role("link", name="Jane").click()
+    said(page, "Invalid authorization code.")
+    page.unroute("**/oauth/token")
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Cancel").click()
+    said(page, "You are not signed in: User did not authorize the request.")
+
+    window.tenant.fail("/.well-known/openid-configuration", "500", times=1)
+    page.get_by_role("button", name="Sign in").click()
+    said(page, "cannot be reached now; try again in a moment.")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Jane").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+    page.context.clear_cookies()
+    page.reload()
+    said(page, "Your session has ended. Sign in again.")
+    assert refusals(page) == ["403", "500"]
+
+
+def test_token_that_expires_in_the_middle_loses_nothing(window):
+    """The page signs in again through the tenant's session; what was on its way is added once, what was ticked stays."""
+    window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, hours=2))
+    window.tenant.lifetime = -58  # the API allows a minute's difference of clocks
+    page = window.sign_in("Mira", "/app#hours/2026-11-20")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    time.sleep(2.1)
+    window.tenant.lifetime = 7_200
+    page.get_by_role("button", name="Add").click()
+    said(page, "Added 3 h of Mon 16 Nov, Garden.")
+    assert page.url.endswith("/app#hours/2026-11-16") and page.get_by_label("Project").input_value() == ""
+    assert [entry["hours"] for entry in window.call("GET", f"/timesheets?user_id={MIRA}", window.boss)] == [3]
+
+    window.tenant.lifetime = -58
+    page.get_by_role("button", name="Sign out").click()
+    page = window.sign_in("Mira", "/app#approve")
+    page.get_by_label("All of jane").check()
+    time.sleep(2.1)
+    window.tenant.lifetime = 7_200
+    page.get_by_role("button", name="Approve").click()
+    page.get_by_text("Ticked: 2 entries, 9.5 h").wait_for()
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 2 entries, 9.5 h.")
+    assert refusals(page) == ["401"]
+
+
+def test_bad_line_adds_nothing_twice(window):
+    """Whether the question or the answer was lost: what was typed stays, and a retry is the same request."""
+    page = window.sign_in("Jane")
+    page.context.set_offline(True)
+    said(page, "You are offline. What you typed is kept.")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    page.get_by_role("button", name="Add").click()
+    said(page, "The API cannot be reached.")
+    page.get_by_role("link", name="Reports").click()
+    said(page, "The API cannot be reached.")
+    page.context.set_offline(False)
+    page.get_by_role("link", name="Approved only").wait_for()
+    page.get_by_role("link", name="My hours").click()
+    page.route("**/timesheets", lambda route: route.fetch() and route.abort())  # stored, and the answer is lost
+    page.get_by_role("button", name="Add").click()
+    said(page, "The API cannot be reached.")
+    page.unroute("**/timesheets")
+    assert page.get_by_label("Project").input_value() == "Garden"
+    page.get_by_role("button", name="Add").click()
+    said(page, "Added 3 h")
+    assert len(window.call("GET", f"/timesheets?user_id={JANE}", window.boss)) == 1
+
+
+def test_person_without_a_role_is_told_what_is_missing(window, monkeypatch):
+    """In the API's own sentence."""
+    monkeypatch.setitem(demo.PEOPLE, "carl", ("Carl", "carl@exampleco.com", ""))
+    page = window.sign_in("Carl")
+    said(page, "read:timesheets")
+    assert page.locator("nav a").count() == 0 and refusals(page) == ["403"]
+
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>{{7*7}}\"'&"
+
+
+def test_no_text_of_an_entry_becomes_markup(window, monkeypatch):
+    """Project, description, client, names and notes are shown as they are, wherever they stand."""
+    evil = {"user_id": EVIL + "@x", "project": EVIL, "description": EVIL}
+    job = window.tenant.machine(client=EVIL)
+    window.call("POST", "/timesheets/upload", job, [row("e1", **evil), row("e2", **evil, hours=14), row("e3", **evil)])
+    window.call("PUT", "/approvals/2", window.boss)
+    window.call("DELETE", "/approvals/3?" + urllib.parse.urlencode({"note": EVIL}), window.boss)
+    monkeypatch.setitem(demo.PEOPLE, "jane", ("Jane", EVIL + "@x", SCOPES + " approve:timesheets"))
+    page = window.sign_in("Jane", "/app#hours/2026-11-20")
+    assert page.inner_text("main").count(EVIL) == 3 * 3 + 1 and EVIL + "@x" in page.inner_text("header")
+    page.get_by_role("link", name="Reports").click()
+    page.get_by_text("Download as CSV").wait_for()
+    page.goto(window.server.url + "/app#" + urllib.parse.quote(EVIL))
+    page = window.sign_in("Mira", "/app#approve")
+    assert page.inner_text("main").count(EVIL) == 4
+    page.get_by_role("link", name="Reports").click()
+    page.get_by_text("Download as CSV").wait_for()
+    assert page.inner_text("main").count(EVIL) == 3
+    assert page.locator("main img, main script").count() == 0 and refusals(page) == []
+
+
+def test_app_in_every_view_width_and_scheme(window):
+    """axe-core finds nothing, nothing is wider than a phone, and Chromium has nothing to say."""
+    window.upload(*(row(f"j{day}", user_id=JANE, date=f"2026-11-{day}") for day in range(16, 21)))
+    window.upload(row("o1", user_id=OMAR, date="2026-11-16", hours=13, project="x" * 200), row("m1", user_id=MIRA))
+    window.call("PUT", "/approvals/1", window.boss)
+    window.call("DELETE", "/approvals/7?note=no", window.boss)
+    page = window.open()
+    assert_accessible(page)
+    page = window.sign_in("Mira")
+    for view in ("approve", "hours/2026-11-16", "hours", "reports/2026-11/all", "reports/2020-01"):
+        page.evaluate("view => { location.hash = view }", view)
+        page.locator("#view[aria-busy=false]").wait_for()
+        for width, colours in itertools.product((390, 1280), ("light", "dark")):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.emulate_media(color_scheme=colours, reduced_motion="reduce")
+            assert_accessible(page)
+    assert refusals(page) == []
+
+
+def test_app_without_a_client_id_says_what_to_set(live):
+    """The operator sees the setting and the addresses that the tenant has to allow."""
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(live.url + "/app")
+        text = page.inner_text("main")
+    assert "Set APP_CLIENT_ID" in text and live.url + "/app" in text
+
+
+def test_a_list_of_many_pages_is_shown_whole(window):
+    """More than the API gives at once."""
+    window.upload(*(row(f"j{n}", user_id=JANE, hours=0.01) for n in range(1_001)))
+    page = window.sign_in("Mira")
+    page.get_by_label("All 1001 entries").check()
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 1001 entries, 10.01 h.")
+    said(page, "Nothing waits for approval.")
+
+
 # ---- demo.py and the documents ----
 
 
@@ -8351,10 +8725,33 @@ def test_demo_shows_the_whole_job():
     assert stages == [
         "10 created, 1 rejected",
         "10 unchanged, 1 rejected",
-        "1 updated, 9 unchanged, 1 rejected",
-        "1 created, 9 unchanged, 1 deleted",
+        "2 created, 1 updated, 7 unchanged, 2 deleted",
     ]
     assert "line 12: " in done.stdout and "Traceback" not in done.stdout
+    assert (
+        "5 entries approved, 0 rejected" in done.stdout
+        and "jane@contractor.example   StoreZero   38.50 h" in done.stdout
+    )
+    assert not re.search("/app|curl|TOKEN=|Serving", done.stdout)  # what is gone by now
+
+
+@linux
+def test_each_line_that_the_demo_ends_with_works(tmp_path):
+    """As they stand: the command lines one after the other in a shell, and the addresses."""
+    process = started(tmp_path)
+    try:
+        lines = list(itertools.takewhile(lambda line: "Serving until" not in line, process.stdout))
+        commands = [line for line in lines if re.match("  (TOKEN|curl|AUTH0)", line)]
+        done = subprocess.run(["bash", "-e"], input="".join(commands), capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and len(commands) == 3, done.stderr
+        assert '"user_id":"jane@contractor.example"' in done.stdout and "✓ verdict    accepted" in done.stdout
+        addresses = [line.split()[0] for line in lines if re.match("  http", line)]
+        assert [urllib.parse.urlsplit(address).path for address in addresses] == ["/app", "/"]
+        for address in addresses:
+            assert b"<h1>" in urllib.request.urlopen(address).read()
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        ended(process, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -8378,6 +8775,60 @@ def test_stand_in_tenant_answers_as_auth0_does(tenant, form, status, error):
     found, answer = tenant.grant({name: value for name, value in {**usual, **form}.items() if value is not None})
     assert (found, answer.get("error")) == (status, error)
     assert error or answer["access_token"].count(".") == (2 if form != {"audience": None} else 0)
+
+
+def sign_in_at(tenant, who="jane", **changes):
+    """Ask the tenant as the page does -> (status, the parameters that go back or the page), the verifier used."""
+    tenant.callbacks[:] = ["http://127.0.0.1/app"]
+    verifier = "v" * 43
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
+    asked = {"response_type": "code", "client_id": demo.APP_ID, "redirect_uri": "http://127.0.0.1/app", "state": "s"}
+    asked |= {"scope": "openid " + SCOPES, "audience": AUDIENCE, "code_challenge": challenge}
+    status, there = tenant.authorize({**asked, "code_challenge_method": "S256", **changes}, who)
+    return status, dict(urllib.parse.parse_qsl(there.partition("?")[2])) if status == 302 else there
+
+
+@pytest.mark.parametrize(
+    ("who", "changes", "status", "says"),
+    [
+        pytest.param("jane", {}, 302, "code", id="signed-in"),
+        pytest.param("", {}, 200, "Whom do you sign in as?", id="nobody-yet"),
+        pytest.param("", {"prompt": "none"}, 302, "login_required", id="silently"),
+        pytest.param("nobody", {}, 302, "access_denied", id="cancelled"),
+        pytest.param("jane", {"audience": "x"}, 302, "access_denied", id="unknown-api"),
+        pytest.param("jane", {"code_challenge_method": "plain"}, 302, "invalid_request", id="no-pkce"),
+        pytest.param("jane", {"client_id": "<b>"}, 403, "Unknown client: &lt;b&gt;", id="client"),
+        pytest.param("jane", {"redirect_uri": "http://x/"}, 403, "Callback URL mismatch", id="callback"),
+    ],
+)
+def test_stand_in_tenant_signs_people_in_as_auth0_does(tenant, who, changes, status, says):
+    """A code, an error that goes back to the application, or a page of the tenant's own."""
+    found, answer = sign_in_at(tenant, who, **changes)
+    assert found == status and says in (
+        answer if status != 302 else [*answer, *answer.values()][:2] + [answer.get("error")]
+    )
+    assert status != 302 or answer["state"] == "s"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        pytest.param({}, 200, "openid read:timesheets", id="good"),
+        pytest.param({"code": "other"}, 403, "Invalid authorization code", id="unknown-code"),
+        pytest.param({"client_id": "x"}, 403, "Invalid authorization code", id="client"),
+        pytest.param({"redirect_uri": "x"}, 403, "The redirect URI is wrong.", id="redirect"),
+        pytest.param({"code_verifier": "w" * 43}, 403, "Failed to verify code verifier", id="verifier"),
+    ],
+)
+def test_stand_in_tenant_takes_a_code_once_and_with_its_proof(tenant, changes, status, says):
+    """RFC 7636: who has the code only has nothing."""
+    _, answer = sign_in_at(tenant, scope="openid read:timesheets approve:timesheets")
+    form = {"grant_type": "authorization_code", "client_id": demo.APP_ID, "redirect_uri": "http://127.0.0.1/app"}
+    form |= {"code": answer["code"], "code_verifier": "v" * 43}
+    found, given = tenant.grant(form | changes)
+    assert (found, given.get("scope") or given["error_description"]) == (status, says)
+    if status == 200:
+        assert tenant.grant(form)[0] == 403
 
 
 def test_documents_name_what_there_is():
@@ -8453,7 +8904,7 @@ def left_running(inside):
 def copied(tmp_path_factory):
     """A copy of the programs, to break."""
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("demo.py", "sync.py", "timesheets.py"):
+    for name in ("demo.py", "sync.py", "timesheets.py", "app.html"):
         shutil.copy(HERE / name, copy)
     return copy
 
@@ -8497,7 +8948,7 @@ def test_what_fails_is_a_sentence(tmp_path, copied, program, text, sentence):
     (copied / program).write_text(text)
     status, out, err = ended(started(tmp_path, "--exit", folder=copied), tmp_path)
     assert (status, err.startswith(sentence)) == (1, True), err
-    assert "Traceback" not in err and "6. The weekly report" not in out
+    assert "Traceback" not in err and "5. Payroll asks" not in out
 
 
 @linux
@@ -8515,7 +8966,7 @@ def test_demo_works_wherever_it_is_started(tmp_path, env):
     status, out, err = ended(started(tmp_path, "--exit", **env), tmp_path)
     assert (status, err, "\033" in out) == (0, "", False)
     counts = re.findall(r"\d+ (?:created|updated|deleted)", out)
-    assert counts == ["10 created", "1 updated", "1 created", "1 deleted"]
+    assert counts == ["10 created", "2 created", "1 updated", "2 deleted"]
 
 
 @linux

@@ -390,6 +390,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=str.upper):
     tls_key: Annotated[File, about("the file of that certificate's private key (PEM)")] = ""
     cors_origins: Annotated[Origins, about("browser origins that may call, with commas between")] = ()
     public_url: Annotated[BaseUrl, about("this API's own URL as its callers see it")] = ""
+    app_client_id: Annotated[
+        str, about("the client id of the Single Page Application by which people sign in at /app")
+    ] = ""
     log_format: Annotated[LogFormat, about("how a request is logged: plain or json")] = "plain"
 
     def keys_url(self) -> str:
@@ -2306,7 +2309,7 @@ h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 0;
 p { margin: .4rem 0 } .dim { color: light-dark(#505a6e, #aab2c2) }
 .key { color: light-dark(#0b5d46, #7fd8b8); font-weight: 600; overflow-wrap: anywhere }
 """
-POLICY = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = "default-src 'none'; style-src {}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -2341,6 +2344,11 @@ def marked(text: str) -> str:
     return re.sub("`(.+?)`", r"<code>\1</code>", bottle.html_escape(text)).replace("\n\n", "</p><p>")
 
 
+def hash_of(text: str) -> str:
+    """An inline style or script, as a Content-Security-Policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 @api.get("/")
 def page() -> str:
     """What this API is, for people.
@@ -2348,11 +2356,41 @@ def page() -> str:
     :return 200: Page
     """
     app = request.app
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    response.set_header("Content-Security-Policy", POLICY.format(digest))
+    response.set_header("Content-Security-Policy", POLICY.format(hash_of(STYLE)))
     response.content_type = "text/html; charset=utf-8"
     facts = {"settings": app.settings, "keys": app.issuer.state()}
     return str(bottle.template(PAGE_TEMPLATE, openapi(app), facts, style=STYLE, marked=marked))
+
+
+APP_PAGE = pathlib.Path(__file__).with_name("app.html")
+ORIGIN = re.compile(r"https?://[\w.:\[\]-]+", re.ASCII)
+
+
+@api.get("/app")
+def people() -> str:
+    """The page by which people sign in, type their hours, approve and see reports.
+
+    :return 200: Page
+    :raise 404: `not_found`: there is no app.html beside timesheets.py
+    """
+    settings, says = request.app.settings, request.app.issuer.description
+    try:
+        text = APP_PAGE.read_text(encoding="utf-8")
+    except OSError as fault:
+        detail = "The page for people is a file of its own: put app.html beside timesheets.py."
+        raise Problem(404, "not_found", detail, reason=fault) from fault
+    style, script = (hash_of(text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("style", "script"))
+    callable_at = {
+        match[0] for url in (settings.issuer, says.get("token_endpoint")) if (match := ORIGIN.match(str(url)))
+    }
+    # Trusted Types: no text becomes HTML or a script, whatever the page's own script might do.
+    policy = f"; script-src {script}; connect-src 'self' {' '.join(sorted(callable_at))}"
+    policy += "; img-src data:; require-trusted-types-for 'script'"
+    response.set_header("Content-Security-Policy", POLICY.format(style) + policy)
+    response.content_type = "text/html; charset=utf-8"
+    facts = {"issuer": settings.issuer, "audience": settings.audience, "client_id": settings.app_client_id}
+    facts["user_claim"] = settings.user_claim
+    return text.replace("{}", json.dumps(facts).replace("<", "\\u003c"), 1)
 
 
 # ---- Serving: the log, the gateway from Granian to Bottle, the processes ----
