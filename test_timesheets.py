@@ -1947,12 +1947,13 @@ def test_busy_database_is_503_and_passes(sqlite_api):
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX has these permissions")
 def test_database_is_nobody_elses_to_read(tenant, tmp_path):
-    """The file, what SQLite keeps beside it, and the copy that the README's line makes."""
+    """The file, what SQLite keeps beside it, and the copy that the line in docs/deploy.md makes."""
     before = os.umask(0o022)
     try:
         with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as api:
             api.upload(row())
-            line = re.search(r"`(\(umask 077.*?)`", (HERE / "README.md").read_text())[1]
+            line = re.search(r"^\(umask 077.*", document_text("docs/deploy.md"), re.MULTILINE)[0]
+            line = line.replace("/var/lib/timesheets/", "").replace("/var/backups/", "")
             if shutil.which("sqlite3"):
                 subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=20)
             modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
@@ -6908,27 +6909,105 @@ def test_stand_in_tenant_answers_as_auth0_does(tenant, form, status, error):
     assert error or answer["access_token"].count(".") == (2 if form != {"audience": None} else 0)
 
 
-def test_documents_name_what_there_is():
-    """README and crontab speak of the settings, options, functions, tests and codes that the programs have."""
-    readme, crontab = (HERE / "README.md").read_text(), (HERE / "crontab.example").read_text()
-    api, job = (inspect.getsource(module) for module in (timesheets, sync))
-    settings = {each.name for each in timesheets.fields(timesheets.Settings)}
-    for name in re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)\b", readme):
-        assert name in api + job or name in settings | {"TEST_DATABASE_URL"}, name
+DOCUMENTS = [
+    "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    *(f"docs/{file.name}" for file in sorted((HERE / "docs").glob("*.md"))),
+]
+LATER = {"PEOPLE_CLAIM", "APP_CLIENT_ID", "CLOSED_UNTIL"}  # settings that other commits bring
+
+
+def document_text(document):
+    """The text of a document."""
+    return (HERE / document).read_text(encoding="utf-8")
+
+
+def blocks(document, language="sh"):
+    """The code blocks of a document in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", document_text(document), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_document_speaks_of_settings_and_options_that_exist(document):
+    """Each variable, each option of a command of ours, and each test that a document names is there."""
+    text, (api, job) = document_text(document), (inspect.getsource(module) for module in (timesheets, sync))
+    settings = {each.name for each in timesheets.fields(timesheets.Settings)} | LATER
+    for name in re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)\b", text):
+        assert name in settings | {"TEST_DATABASE_URL"} or f'"{name}"' in job or name in api, name
     options = set(re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout))
-    assert set(re.findall(r"`(--[a-z][a-z-]+)", readme)) <= options
-    assert inspect.getsource(timesheets.requires) in readme
-    rules = [line.split("|")[2:4] for line in readme.splitlines() if line.startswith("| RFC ")]
-    assert {"6750", "9068", "8725", "9700", "6749"} <= set(re.findall(r"^\| RFC (\d+)", readme, re.MULTILINE))
+    for line in re.findall(r"^.*sync\.py .*$", text, re.MULTILINE):
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", line.partition("sync.py ")[2])) <= options, line
+    assert all(name in globals() for name in re.findall(r"`(test_\w+)`", text))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_of_a_document_lead_somewhere(document):
+    """A link inside the repository is a file, and what stands behind # is a heading of it; commands parse in bash."""
+    folder, text = (
+        (HERE / document).parent,
+        re.sub(r"^```.*?^```", "", document_text(document), flags=re.DOTALL | re.MULTILINE),
+    )
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        # The badge's link is GitHub's page of the repository. The picture comes with app.html.
+        if "://" in target or target.startswith("../../actions/") or target == "docs/app.png":
+            continue
+        path, _, anchor = target.partition("#")
+        linked = folder / path if path else HERE / document
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+    for block in blocks(document):
+        checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr + block
+
+
+def test_readme_is_one_page_and_quotes_the_guard():
+    """At most 150 lines; the decorator is quoted as it stands, and the scopes are those of the routes."""
+    readme = document_text("README.md")
+    assert readme.count("\n") <= 150
+    assert inspect.getsource(timesheets.requires) in readme and "uv run test_timesheets.py" in readme
+    assert "test_timesheets.py" in (HERE / ".ci/run").read_text().splitlines()[-1]
+    guards = [access for route in timesheets.api.routes if (access := timesheets.access_of(route))]
+    scopes = {scope for access in guards for scope in getattr(access, "scopes", None) or [access.scope]}
+    for document in ("README.md", "docs/auth0.md", "docs/api.md"):
+        assert (
+            scopes <= set(re.findall(r"`([a-z]+:[a-z]+)`", document_text(document))) <= scopes | {"report:timesheets"}
+        )
+
+
+def test_rules_of_the_rfcs_are_where_the_design_says():
+    """Rule, function, test: each name in the table exists."""
+    rules = [line.split("|")[2:4] for line in document_text("docs/design.md").splitlines() if line.startswith("| RFC ")]
+    assert {"6750", "9068", "8725", "9700", "6749"} <= set(
+        re.findall(r"^\| RFC (\d+)", document_text("docs/design.md"), re.M)
+    )
     for places, proofs in rules:
         assert all(hasattr(timesheets, name) or hasattr(sync, name) for name in re.findall(r"`(\w+)`", places)), places
-        assert all(name in globals() for name in re.findall(r"`(\w+)`", proofs)), proofs
-    refusals = readme.partition("## Why was I refused?")[2].partition("\n## ")[0]
-    codes = re.findall(r'(?:Problem\(|= \()\s*[45]\d\d, "([a-z_]+)"', api)
-    codes += [*timesheets.REFUSED, *(code for code, _ in timesheets.BOTTLES_OWN.values())]
-    assert {*re.findall(r"`([a-z]+_?[a-z_]*)`(?=[, |]*[`|])", refusals)} >= {*codes} - {"bad_request"}
-    assert readme.count("\n") <= 300
-    assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= options
+        assert re.findall(r"`(test_\w+)`", proofs), proofs
+
+
+def test_api_document_explains_every_route_and_every_code(sqlite_api):
+    """docs/api.md names each route, and each code that /openapi.json names, so that whoever is refused finds it there."""
+    text, document = document_text("docs/api.md"), sqlite_api.call("GET", "/openapi.json").json
+    operations = [op for path in document["paths"].values() for op in path.values()]
+    reasons = " ".join(answer["description"] for op in operations for answer in op["responses"].values())
+    refusals = text.partition("## Why was I refused?")[2]
+    assert set(re.findall(r"`([a-z_]+)`(?=:|,| or)", reasons)) <= set(re.findall(r"`([a-z_]+)`", refusals))
+    table = text.partition("## Routes")[2].partition("\n## ")[0].replace("ID", "{entry_id}")
+    for path, methods in document["paths"].items():
+        assert f"{path}`" in table or f"{path}?" in table, path
+        assert not path.startswith(("/timesheets", "/approvals")) or all(
+            re.search(rf"`{method.upper()} {re.escape(path)}[`?]", table) for method in methods
+        ), path
+
+
+def test_crontab_can_be_copied():
+    """crontab.example holds comments, settings and jobs with options that exist; cron would end a command at a bare %."""
+    crontab = document_text("crontab.example")
+    assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= set(
+        re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout)
+    )
     for line in crontab.splitlines():
         assert (
             not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line)
@@ -7050,15 +7129,15 @@ def test_demo_works_wherever_it_is_started(tmp_path, env):
 def test_readme_shows_what_the_demo_says(tmp_path):
     """Each line of README's sample is a line of the real output, in that order; ports differ."""
     status, out, _ = ended(started(tmp_path, "--exit"), tmp_path)
-    sample = re.search(r"```text\n(.*?)```", (HERE / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    (sample,) = blocks("README.md", "text")
     real, shown = ([re.sub(r":\d{4,5}\b", ":0", line) for line in text.splitlines() if line] for text in (out, sample))
     rest = iter(real)
     assert status == 0
     assert [line for line in shown if line not in rest] == []  # `in` moves on, so the order counts
 
 
-def test_readme_moves_sqlite_to_postgresql(tenant, database, tmp_path):
-    """README's commands take every row along, NULL and empty text told apart; the API goes on with the next id."""
+def test_documented_commands_move_sqlite_to_postgresql(tenant, database, tmp_path):
+    """docs/deploy.md's commands take every row along, NULL and empty text told apart; the API goes on with the next id."""
     if not database.startswith("postgres") or not all(map(shutil.which, ("bash", "sqlite3", "psql"))):
         pytest.skip("it takes PostgreSQL, psql and the sqlite3 shell")
     with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as old:
@@ -7067,7 +7146,8 @@ def test_readme_moves_sqlite_to_postgresql(tenant, database, tmp_path):
         old.call("POST", "/timesheets", old.ann, OWN, Idempotency_Key="k")
         old.call("PUT", "/approvals/1", old.boss)
         with contextlib.closing(Api(tenant, database)) as new:
-            commands = re.search(r"```sh\n[^`]*explain.*\n(for table[^`]*)```", (HERE / "README.md").read_text())[1]
+            (block,) = (each for each in blocks("docs/deploy.md") if "for table in" in each)
+            commands = block[block.index("for table") :]
             env = {**os.environ, "DATABASE_URL": database}
             done = subprocess.run(
                 ["bash", "-e", "-c", commands], cwd=tmp_path, env=env, capture_output=True, check=False
