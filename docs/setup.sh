@@ -84,12 +84,12 @@ action() {  # name, trigger, code: write it, deploy it, and bind it behind the A
 }
 
 echo "5. The Action that puts a person's verified e-mail into the token"
-action "Timesheets: e-mail" post-login "exports.onExecutePostLogin = async (event, api) => {
+action "Timesheets email" post-login "exports.onExecutePostLogin = async (event, api) => {
   if (event.user.email_verified) api.accessToken.setCustomClaim('$email_claim', event.user.email);
 };"
 
 echo "6. The Action that puts into a program's token whom it may upload for"
-action "Timesheets: people" credentials-exchange "exports.onExecuteCredentialsExchange = async (event, api) => {
+action "Timesheets people" credentials-exchange "exports.onExecuteCredentialsExchange = async (event, api) => {
   api.accessToken.setCustomClaim('$people_claim', event.client.metadata.people || '');
 };"
 
