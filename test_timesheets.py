@@ -6917,7 +6917,7 @@ DOCUMENTS = [
     "SECURITY.md",
     *(f"docs/{file.name}" for file in sorted((HERE / "docs").glob("*.md"))),
 ]
-LATER = {"PEOPLE_CLAIM", "APP_CLIENT_ID", "CLOSED_UNTIL"}  # settings that other commits bring
+LATER = {"APP_CLIENT_ID"}  # settings that other commits bring
 
 
 def document_text(document):
@@ -6971,7 +6971,7 @@ def test_readme_is_one_page_and_quotes_the_guard():
     assert inspect.getsource(timesheets.requires) in readme and "uv run test_timesheets.py" in readme
     assert "test_timesheets.py" in (HERE / ".ci/run").read_text().splitlines()[-1]
     guards = [access for route in timesheets.api.routes if (access := timesheets.access_of(route))]
-    scopes = {scope for access in guards for scope in getattr(access, "scopes", None) or [access.scope]}
+    scopes = {scope for access in guards for scope in access.scopes}
     for document in ("README.md", "docs/auth0.md", "docs/api.md"):
         assert (
             scopes <= set(re.findall(r"`([a-z]+:[a-z]+)`", document_text(document))) <= scopes | {"report:timesheets"}
@@ -6995,13 +6995,62 @@ def test_api_document_explains_every_route_and_every_code(sqlite_api):
     operations = [op for path in document["paths"].values() for op in path.values()]
     reasons = " ".join(answer["description"] for op in operations for answer in op["responses"].values())
     refusals = text.partition("## Why was I refused?")[2]
-    assert set(re.findall(r"`([a-z_]+)`(?=:|,| or)", reasons)) <= set(re.findall(r"`([a-z_]+)`", refusals))
+    explained = " ".join(re.findall(r"^\| [\w, ]+ \| (`.*?) \|", refusals, re.MULTILINE))
+    codes = set(re.findall(r"`([a-z_]+)`(?=:|,| or)", reasons)) | {"duplicate", "method_not_allowed"}
+    assert set(re.findall(r"\w+", explained)) == codes
     table = text.partition("## Routes")[2].partition("\n## ")[0].replace("ID", "{entry_id}")
     for path, methods in document["paths"].items():
         assert f"{path}`" in table or f"{path}?" in table, path
         assert not path.startswith(("/timesheets", "/approvals")) or all(
             re.search(rf"`{method.upper()} {re.escape(path)}[`?]", table) for method in methods
         ), path
+
+
+def steps_of_the_demo(tenant, server, folder):
+    """The demo's uploads, and Jane's week approved: the state that docs/api.md's examples begin with."""
+    env = {"AUTH0_CLIENT_ID": demo.CLIENT_ID, "AUTH0_CLIENT_SECRET": demo.CLIENT_SECRET, "TIMESHEETS_URL": server.url}
+    env |= {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "XDG_STATE_HOME": str(folder)}
+    corrected, mended = ("Jane", 16, "09:00", "17:30", "StoreZero"), ("Omar", 19, "09:00", "17:00", "Website")
+    for work, options in ((demo.WORK, ()), ([corrected, *demo.WORK[1:-2], mended], demo.SNAPSHOT)):
+        (folder / "toggl.csv").write_text(demo.export(work), encoding="utf-8")
+        run("sync.py", *options, str(folder / "toggl.csv"), **env)
+    boss = tenant.person("mira@exampleco.com", f"{SCOPES} approve:timesheets")
+    week = server.request("GET", "/approvals?user_id=jane@contractor.example", boss)[2]
+    assert json.loads(server.request("PUT", "/approvals", boss, week, [JSON])[2])["updated"] == 5
+    return boss
+
+
+def as_shown(answer, shown):
+    """What is left of an answer when only what docs/api.md shows is kept, and no time."""
+    if isinstance(shown, dict):
+        return {name: as_shown(answer.get(name), value) for name, value in shown.items()}
+    if isinstance(shown, list):
+        assert len(answer) == len(shown)
+        return [as_shown(*pair) for pair in zip(answer, shown, strict=True)]
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", str(answer))
+
+
+def test_worked_examples_give_the_answers_shown(tenant, tmp_path):
+    """docs/api.md's three jobs, each line as it stands: what curl prints is what the page shows."""
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl here")
+    text = document_text("docs/api.md")
+    jobs = text[text.index("## An approver's Monday") : text.index("## Uploading")]
+    pairs = re.findall(r"^```sh\n(.*?)^```\n(?:\n```\w+\n(.*?)^```)?", jobs, re.DOTALL | re.MULTILINE)
+    with Server(tenant, tmp_path) as server:
+        env = {"MANAGER": steps_of_the_demo(tenant, server, tmp_path)}
+    env |= {"CLERK": tenant.person("carl@exampleco.com", "report:timesheets")}
+    env |= {"JANE": tenant.person("jane@contractor.example", SCOPES), "PATH": os.environ["PATH"]}
+    for command, shown in pairs:
+        closed = {"CLOSED_UNTIL": "2026-11-30"} if '"closed"' in shown else {}
+        with Server(tenant, tmp_path, **closed) as server:
+            shell = {"env": env | {"url": server.url}, "cwd": tmp_path, "capture_output": True, "text": True}
+            done = subprocess.run(["bash", "-ec", command], check=True, timeout=20, **shell)
+        if shown[:1] in ("[", "{"):
+            answer, shown = json.loads(done.stdout), json.loads(shown)
+            assert as_shown(answer, shown) == as_shown(shown, shown), command
+        else:
+            assert done.stdout.split() == shown.split(), command
 
 
 def test_crontab_can_be_copied():
