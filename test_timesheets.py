@@ -39,12 +39,14 @@ import signal
 import socket
 import socketserver
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import types
+import urllib.error
 import urllib.parse
 import urllib.request
 import wsgiref.simple_server
@@ -3306,12 +3308,13 @@ def test_busy_database_is_503_and_passes(sqlite_api):
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX has these permissions")
 def test_database_is_nobody_elses_to_read(tenant, tmp_path):
-    """The file, what SQLite keeps beside it, and the copy that the README's line makes."""
+    """The file, what SQLite keeps beside it, and the copy that the line in docs/deploy.md makes."""
     before = os.umask(0o022)
     try:
         with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as api:
             api.upload(row())
-            line = re.search(r"`(\(umask 077.*?)`", (HERE / "README.md").read_text())[1]
+            line = re.search(r"^\(umask 077.*", document_text("docs/deploy.md"), re.MULTILINE)[0]
+            line = line.replace("/var/lib/timesheets/", "").replace("/var/backups/", "")
             if shutil.which("sqlite3"):
                 subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=20)
             modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
@@ -8831,27 +8834,153 @@ def test_stand_in_tenant_takes_a_code_once_and_with_its_proof(tenant, changes, s
         assert tenant.grant(form)[0] == 403
 
 
-def test_documents_name_what_there_is():
-    """README and crontab speak of the settings, options, functions, tests and codes that the programs have."""
-    readme, crontab = (HERE / "README.md").read_text(), (HERE / "crontab.example").read_text()
-    api, job = (inspect.getsource(module) for module in (timesheets, sync))
+DOCUMENTS = [
+    "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    *(f"docs/{file.name}" for file in sorted((HERE / "docs").glob("*.md"))),
+]
+
+
+def document_text(document):
+    """The text of a document."""
+    return (HERE / document).read_text(encoding="utf-8")
+
+
+def blocks(document, language="sh"):
+    """The code blocks of a document in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", document_text(document), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_document_speaks_of_settings_and_options_that_exist(document):
+    """Each variable, each option of a command of ours, and each test that a document names is there."""
+    text, (api, job) = document_text(document), (inspect.getsource(module) for module in (timesheets, sync))
     settings = {each.name for each in timesheets.fields(timesheets.Settings)}
-    for name in re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)\b", readme):
-        assert name in api + job or name in settings | {"TEST_DATABASE_URL"}, name
+    for name in re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)\b", text):
+        assert name in settings | {"TEST_DATABASE_URL"} or f'"{name}"' in job or name in api, name
     options = set(re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout))
-    assert set(re.findall(r"`(--[a-z][a-z-]+)", readme)) <= options
-    assert inspect.getsource(timesheets.requires) in readme
-    rules = [line.split("|")[2:4] for line in readme.splitlines() if line.startswith("| RFC ")]
-    assert {"6750", "9068", "8725", "9700", "6749"} <= set(re.findall(r"^\| RFC (\d+)", readme, re.MULTILINE))
+    for line in re.findall(r"^.*sync\.py .*$", text, re.MULTILINE):
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", line.partition("sync.py ")[2])) <= options, line
+    assert all(name in globals() for name in re.findall(r"`(test_\w+)`", text))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_of_a_document_lead_somewhere(document):
+    """A link inside the repository is a file, and what stands behind # is a heading of it; commands parse in bash."""
+    folder, text = (
+        (HERE / document).parent,
+        re.sub(r"^```.*?^```", "", document_text(document), flags=re.DOTALL | re.MULTILINE),
+    )
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        # The badge's link is GitHub's page of the repository. The picture comes with app.html.
+        if "://" in target or target.startswith("../../actions/") or target == "docs/app.png":
+            continue
+        path, _, anchor = target.partition("#")
+        linked = folder / path if path else HERE / document
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+    for block in blocks(document):
+        checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr + block
+
+
+def test_readme_is_one_page_and_quotes_the_guard():
+    """At most 150 lines; the decorator is quoted as it stands, and the scopes are those of the routes."""
+    readme = document_text("README.md")
+    assert readme.count("\n") <= 150
+    assert inspect.getsource(timesheets.requires) in readme and "uv run test_timesheets.py" in readme
+    assert "test_timesheets.py" in (HERE / ".ci/run").read_text().splitlines()[-1]
+    guards = [access for route in timesheets.api.routes if (access := timesheets.access_of(route))]
+    scopes = {scope for access in guards for scope in access.scopes}
+    for document in ("README.md", "docs/auth0.md", "docs/api.md"):
+        assert (
+            scopes <= set(re.findall(r"`([a-z]+:[a-z]+)`", document_text(document))) <= scopes | {"report:timesheets"}
+        )
+
+
+def test_rules_of_the_rfcs_are_where_the_design_says():
+    """Rule, function, test: each name in the table exists."""
+    rules = [line.split("|")[2:4] for line in document_text("docs/design.md").splitlines() if line.startswith("| RFC ")]
+    assert {"6750", "9068", "8725", "9700", "6749"} <= set(
+        re.findall(r"^\| RFC (\d+)", document_text("docs/design.md"), re.M)
+    )
     for places, proofs in rules:
         assert all(hasattr(timesheets, name) or hasattr(sync, name) for name in re.findall(r"`(\w+)`", places)), places
-        assert all(name in globals() for name in re.findall(r"`(\w+)`", proofs)), proofs
-    refusals = readme.partition("## Why was I refused?")[2].partition("\n## ")[0]
-    codes = re.findall(r'(?:Problem\(|= \()\s*[45]\d\d, "([a-z_]+)"', api)
-    codes += [*timesheets.REFUSED, *(code for code, _ in timesheets.BOTTLES_OWN.values())]
-    assert {*re.findall(r"`([a-z]+_?[a-z_]*)`(?=[, |]*[`|])", refusals)} >= {*codes} - {"bad_request"}
-    assert readme.count("\n") <= 300
-    assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= options
+        assert re.findall(r"`(test_\w+)`", proofs), proofs
+
+
+def test_api_document_explains_every_route_and_every_code(sqlite_api):
+    """docs/api.md names each route, and each code that /openapi.json names, so that whoever is refused finds it there."""
+    text, document = document_text("docs/api.md"), sqlite_api.call("GET", "/openapi.json").json
+    operations = [op for path in document["paths"].values() for op in path.values()]
+    reasons = " ".join(answer["description"] for op in operations for answer in op["responses"].values())
+    refusals = text.partition("## Why was I refused?")[2]
+    explained = " ".join(re.findall(r"^\| [\w, ]+ \| (`.*?) \|", refusals, re.MULTILINE))
+    codes = set(re.findall(r"`([a-z_]+)`(?=:|,| or)", reasons)) | {"duplicate", "method_not_allowed"}
+    assert set(re.findall(r"\w+", explained)) == codes
+    table = text.partition("## Routes")[2].partition("\n## ")[0].replace("ID", "{entry_id}")
+    for path, methods in document["paths"].items():
+        assert f"{path}`" in table or f"{path}?" in table, path
+        assert not path.startswith(("/timesheets", "/approvals")) or all(
+            re.search(rf"`{method.upper()} {re.escape(path)}[`?]", table) for method in methods
+        ), path
+
+
+def steps_of_the_demo(tenant, server, folder):
+    """The demo's uploads, and Jane's week approved: the state that docs/api.md's examples begin with."""
+    env = {"AUTH0_CLIENT_ID": demo.CLIENT_ID, "AUTH0_CLIENT_SECRET": demo.CLIENT_SECRET, "TIMESHEETS_URL": server.url}
+    env |= {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "XDG_STATE_HOME": str(folder)}
+    corrected, mended = ("Jane", 16, "09:00", "17:30", "StoreZero"), ("Omar", 19, "09:00", "17:00", "Website")
+    for work, options in ((demo.WORK, ()), ([corrected, *demo.WORK[1:-2], mended], demo.SNAPSHOT)):
+        (folder / "toggl.csv").write_text(demo.export(work), encoding="utf-8")
+        run("sync.py", *options, str(folder / "toggl.csv"), **env)
+    boss = tenant.person("mira@exampleco.com", f"{SCOPES} approve:timesheets")
+    week = server.request("GET", "/approvals?user_id=jane@contractor.example", boss)[2]
+    assert json.loads(server.request("PUT", "/approvals", boss, week, [JSON])[2])["updated"] == 5
+    return boss
+
+
+def as_shown(answer, shown):
+    """What is left of an answer when only what docs/api.md shows is kept, and no time."""
+    if isinstance(shown, dict):
+        return {name: as_shown(answer.get(name), value) for name, value in shown.items()}
+    if isinstance(shown, list):
+        assert len(answer) == len(shown)
+        return [as_shown(*pair) for pair in zip(answer, shown, strict=True)]
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", str(answer))
+
+
+def test_worked_examples_give_the_answers_shown(tenant, tmp_path):
+    """docs/api.md's three jobs, each line as it stands: what curl prints is what the page shows."""
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl here")
+    text = document_text("docs/api.md")
+    jobs = text[text.index("## An approver's Monday") : text.index("## Uploading")]
+    pairs = re.findall(r"^```sh\n(.*?)^```\n(?:\n```\w+\n(.*?)^```)?", jobs, re.DOTALL | re.MULTILINE)
+    with Server(tenant, tmp_path) as server:
+        env = {"MANAGER": steps_of_the_demo(tenant, server, tmp_path)}
+    env |= {"CLERK": tenant.person("carl@exampleco.com", "report:timesheets")}
+    env |= {"JANE": tenant.person("jane@contractor.example", SCOPES), "PATH": os.environ["PATH"]}
+    for command, shown in pairs:
+        closed = {"CLOSED_UNTIL": "2026-11-30"} if '"closed"' in shown else {}
+        with Server(tenant, tmp_path, **closed) as server:
+            shell = {"env": env | {"url": server.url}, "cwd": tmp_path, "capture_output": True, "text": True}
+            done = subprocess.run(["bash", "-ec", command], check=True, timeout=20, **shell)
+        if shown[:1] in ("[", "{"):
+            answer, shown = json.loads(done.stdout), json.loads(shown)
+            assert as_shown(answer, shown) == as_shown(shown, shown), command
+        else:
+            assert done.stdout.split() == shown.split(), command
+
+
+def test_crontab_can_be_copied():
+    """crontab.example holds comments, settings and jobs with options that exist; cron would end a command at a bare %."""
+    crontab = document_text("crontab.example")
+    assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= set(
+        re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout)
+    )
     for line in crontab.splitlines():
         assert (
             not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line)
@@ -8973,15 +9102,15 @@ def test_demo_works_wherever_it_is_started(tmp_path, env):
 def test_readme_shows_what_the_demo_says(tmp_path):
     """Each line of README's sample is a line of the real output, in that order; ports differ."""
     status, out, _ = ended(started(tmp_path, "--exit"), tmp_path)
-    sample = re.search(r"```text\n(.*?)```", (HERE / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    (sample,) = blocks("README.md", "text")
     real, shown = ([re.sub(r":\d{4,5}\b", ":0", line) for line in text.splitlines() if line] for text in (out, sample))
     rest = iter(real)
     assert status == 0
     assert [line for line in shown if line not in rest] == []  # `in` moves on, so the order counts
 
 
-def test_readme_moves_sqlite_to_postgresql(tenant, database, tmp_path):
-    """README's commands take every row along, NULL and empty text told apart; the API goes on with the next id."""
+def test_documented_commands_move_sqlite_to_postgresql(tenant, database, tmp_path):
+    """docs/deploy.md's commands take every row along, NULL and empty text told apart; the API goes on with the next id."""
     if not database.startswith("postgres") or not all(map(shutil.which, ("bash", "sqlite3", "psql"))):
         pytest.skip("it takes PostgreSQL, psql and the sqlite3 shell")
     with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as old:
@@ -8990,7 +9119,8 @@ def test_readme_moves_sqlite_to_postgresql(tenant, database, tmp_path):
         old.call("POST", "/timesheets", old.ann, OWN, Idempotency_Key="k")
         old.call("PUT", "/approvals/1", old.boss)
         with contextlib.closing(Api(tenant, database)) as new:
-            commands = re.search(r"```sh\n[^`]*explain.*\n(for table[^`]*)```", (HERE / "README.md").read_text())[1]
+            (block,) = (each for each in blocks("docs/deploy.md") if "for table in" in each)
+            commands = block[block.index("for table") :]
             env = {**os.environ, "DATABASE_URL": database}
             done = subprocess.run(
                 ["bash", "-e", "-c", commands], cwd=tmp_path, env=env, capture_output=True, check=False
@@ -9008,3 +9138,321 @@ def test_crontab_starts_what_can_be_started():
     assert len(commands) == 2
     for before, name in commands:
         assert before.endswith("python3") or os.access(HERE / name, os.X_OK), name
+
+
+# What deploy/ and docs/ hold is run as it stands, but for host names, folders and ports that a test cannot have.
+
+
+def test_backup_beside_a_writer_and_back(tenant, tmp_path):
+    """docs/deploy.md's lines: a backup while uploads go on holds whole uploads; restored, the API serves it."""
+    if not shutil.which("sqlite3"):
+        pytest.skip("there is no sqlite3 shell here")
+    (backup,) = (block for block in blocks("docs/deploy.md") if "VACUUM INTO" in block)
+    (restore,) = (block for block in blocks("docs/deploy.md") if "before-restore" in block)
+    data, backups = tmp_path / "data", tmp_path / "backups"
+    backups.mkdir()
+    paths = {"/var/lib/timesheets": str(data), "/var/backups": str(backups), "-o timesheets ": ""}
+    paths |= {"2026-11-20.db": f"{datetime.now():%F}.db", "systemctl": "true"}
+    for path, ours in paths.items():
+        backup, restore = backup.replace(path, ours), restore.replace(path, ours)
+    token, shell = tenant.machine(), functools.partial(subprocess.run, check=True, timeout=60)
+    with Server(tenant, data) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        done = threading.Event()
+
+        def write():
+            batches = itertools.takewhile(lambda _: not done.is_set(), itertools.count())
+            return [send(server, token, *(row(f"b{batch}-{n}") for n in range(100)))[0] for batch in batches]
+
+        writer = pool.submit(write)
+        time.sleep(0.5)
+        shell(["sh", "-ec", backup])
+        done.set()
+        statuses = writer.result()
+    (copy,) = backups.iterdir()
+    with contextlib.closing(sqlite3.connect(copy)) as db:
+        ((held,),) = db.execute("SELECT count(*) FROM entry")
+    assert set(statuses) == {200} and 0 < held <= 100 * len(statuses) and held % 100 == 0
+    assert copy.stat().st_mode & 0o777 == 0o600
+    shell(["sh", "-ec", restore])
+    with Server(tenant, data) as server:
+        status, _, body = server.request("GET", "/timesheets/upload?limit=1000", token)
+        assert (status, len(json.loads(body))) == (200, min(held, 1000))
+        assert send(server, token, row("after"))[1]["created"] == 1
+
+
+def test_examples_of_env_files_are_whole(tmp_path):
+    """deploy/*.env.example, and the two in docs/auth0.md, are what the programs read, with every setting they need."""
+    api, job = blocks("docs/auth0.md", "ini")
+    for text in (document_text("deploy/api.env.example"), api):
+        file = tmp_path / "api.env"
+        file.write_text(text)
+        file.chmod(0o600)
+        env = sync.read_env_file(str(file))
+        assert set(env) <= {each.name for each in timesheets.fields(timesheets.Settings)}
+        assert timesheets.Settings.from_env(env).database_url.startswith("/")
+    for text in (document_text("deploy/sync.env.example"), job):
+        file.write_text(text)
+        assert sync.read_settings(sync.read_env_file(str(file)))["api"] == "https://api.exampleco.com"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze here")
+def test_units_are_what_systemd_takes(tmp_path):
+    """systemd-analyze has no complaint; the programs that a unit starts stand for themselves here."""
+    (tmp_path / "timesheets").mkdir()
+    for unit in ("timesheets.service", "timesheets-sync.service", "timesheets-sync.timer"):
+        text = document_text(f"deploy/{unit}").replace("/opt/timesheets/venv/bin/python", sys.executable)
+        (tmp_path / unit).write_text(text)
+    units = [
+        str(tmp_path / each) for each in ("timesheets.service", "timesheets-sync.timer", "timesheets-sync.service")
+    ]
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    ours = [line for line in done.stderr.splitlines() if "timesheets" in line]
+    assert (done.returncode, ours) == (0, []), done.stderr
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return probe.getsockname()[1]
+
+
+def nginx(folder, api_port):
+    """nginx with deploy/nginx.conf -> (its address, the command that runs it)."""
+    certificate, key = self_signed(folder)
+    port, plain = free_port(), free_port()
+    site = document_text("deploy/nginx.conf").replace("127.0.0.1:8080", f"127.0.0.1:{api_port}")
+    site = re.sub(
+        r"/etc/letsencrypt\S+fullchain.pem", certificate, re.sub(r"/etc/letsencrypt\S+privkey.pem", key, site)
+    )
+    site = re.sub(r"(?m)^ *listen \[::\].*\n", "", site).replace("listen 443", f"listen 127.0.0.1:{port}")
+    site = site.replace("listen 80", f"listen 127.0.0.1:{plain}")
+    places = "".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "site.conf").write_text(site)
+    main = f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}"
+    (folder / "nginx.conf").write_text(f"{main} http {{ access_log off; {places} include {folder}/site.conf; }}")
+    subprocess.run(["nginx", "-t", "-c", folder / "nginx.conf"], check=True, capture_output=True)
+    return f"https://127.0.0.1:{port}", ["nginx", "-c", str(folder / "nginx.conf")]
+
+
+def caddy(folder, api_port):
+    """Caddy with deploy/Caddyfile -> (its address, the command that runs it)."""
+    port, site = free_port(), document_text("deploy/Caddyfile").replace("127.0.0.1:8080", f"127.0.0.1:{api_port}")
+    (folder / "Caddyfile").write_text(
+        "{\n\tadmin off\n}\n" + site.replace("api.exampleco.com {", f"http://127.0.0.1:{port} {{")
+    )
+    validate = ["caddy", "validate", "--config", str(HERE / "deploy/Caddyfile"), "--adapter", "caddyfile"]
+    subprocess.run(validate, check=True, capture_output=True, env={**os.environ, "HOME": str(folder)})
+    return f"http://127.0.0.1:{port}", ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_proxy_hands_everything_on(live, tenant, tmp_path, proxy):
+    """Through deploy/nginx.conf and deploy/Caddyfile: health, all headers, a full upload, and JSON about 9 MiB."""
+    if not shutil.which(proxy.__name__):
+        pytest.skip(f"there is no {proxy.__name__} here")
+    url, command = proxy(tmp_path, live.port)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    handlers = urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({})
+    opener = urllib.request.build_opener(*handlers)
+
+    def ask(path, body=None, **headers):
+        call = urllib.request.Request(
+            url + path, body, {name.replace("_", "-"): text for name, text in headers.items()}
+        )
+        try:
+            answer = opener.open(call, timeout=20)
+        except urllib.error.HTTPError as refused:
+            answer = refused
+        return answer.status, answer.headers, json.loads(answer.read())
+
+    env = {**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            end, status, headers, answer = time.monotonic() + 20, 0, {}, {}
+            while not status:
+                assert time.monotonic() < end and process.poll() is None
+                time.sleep(0.05)
+                with contextlib.suppress(OSError):
+                    status, headers, answer = ask("/health")
+            assert (status, answer["status"], headers["Cache-Control"]) == (200, "ok", "no-store")
+            assert headers["Strict-Transport-Security"] == "max-age=31536000"
+            bearer = {"Authorization": f"Bearer {tenant.machine()}", "Content_Type": "application/json"}
+            status, headers, answer = ask("/timesheets/upload", b"[]", **bearer, X_Request_ID="mine-1")
+            assert (status, answer["results"], headers["X-Request-ID"]) == (200, [], "mine-1")
+            status, headers, answer = ask("/timesheets/upload", b"[]" + b" " * (8 * 1024 * 1024 - 2), **bearer)
+            assert (status, answer["results"]) == (200, [])
+            status, headers, answer = ask("/timesheets/upload", b" " * (9 * 1024 * 1024), **bearer)
+            assert (status, answer["code"], headers["Content-Type"]) == (413, "too_large", "application/problem+json")
+            status, headers, answer = ask("/timesheets")
+            assert (status, answer["code"]) == (401, "token_required")
+            assert headers["WWW-Authenticate"].startswith('Bearer realm="timesheets"')
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="there is no hadolint here")
+def test_dockerfile_is_without_complaint():
+    """hadolint knows what goes wrong in Dockerfiles."""
+    done = subprocess.run(["hadolint", HERE / "deploy/Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_dockerfile_copies_what_there_is_and_runs_as_nobody_special():
+    """Each file that it copies exists, and its last user is not root."""
+    text = document_text("deploy/Dockerfile")
+    copied = [name for line in re.findall(r"^COPY (?!--)(.*) \./$", text, re.MULTILINE) for name in line.split()]
+    assert set(copied) >= {"timesheets.py"} and all((HERE / name).exists() for name in copied if name != "app.html")
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["10001"]
+
+
+FAKE_AUTH0 = '''#!{python}
+"""The `auth0` command on a tenant that is a JSON file; takes the flags that its documentation has, and no other."""
+import json, os, pathlib, sys
+home = pathlib.Path(__file__).parent
+sent = json.load(sys.stdin) if "patch" in sys.argv else None  # first: what is piped in comes from another call
+before = (home / "state.json").read_text()
+state = json.loads(before)
+words, flags, queue = [], {}, sys.argv[1:]
+ALONE = {"--json", "--no-input", "--no-color", "--enforce-policies", "--reveal-secrets", "--force"}
+KNOWN = {
+    "apis": "--identifier --name --scopes --token-lifetime --signing-alg --token-dialect",
+    "apps": "--name --type --auth-method --metadata --callbacks --logout-urls --web-origins",
+    "client-grants": "--client-id --audience --scopes", "roles": "--name --description --api-id --permissions",
+    "actions": "--name --trigger --code --runtime", "api": "-q", "tenants": "",
+}
+while queue:
+    word = queue.pop(0)
+    if not word.startswith("-"):
+        words.append(word)
+    elif word in ALONE or "=" in word:
+        flags[word.partition("=")[0]] = word.partition("=")[2] or True
+    else:
+        assert word in KNOWN[words[0]].split(), f"unknown flag {word}"
+        flags.setdefault(word, []).append(queue.pop(0))
+one = {name[2:].replace("-", "_"): value[0] for name, value in flags.items() if type(value) is list}
+with (home / "calls").open("a") as calls:
+    calls.write(" ".join(sys.argv[1:]).replace("\\n", " ") + "\\n")
+out = None
+def add(kind, **more):
+    new = {"id": f"{kind}_{len(state[kind]) + 1}", **one, **more}
+    state[kind].append(new)
+    return new
+def find(kind, key, value):
+    return next((each for each in state[kind] if each.get(key) == value), None)
+if words[:2] == ["tenants", "list"]:
+    out = [{"name": "old.eu.auth0.com", "active": False}, {"name": "tenant.eu.auth0.com", "active": True}]
+elif words[1:] == ["list"]:
+    out = state[words[0]]
+elif words[0] in ("apis", "apps", "actions", "roles", "client-grants") and words[1] == "create":
+    out = add(words[0])
+    if words[0] == "apps":
+        out |= {"client_id": "id-of-" + out["name"].replace(" ", "-"), "client_secret": "s3cret-of-" + out["id"]}
+    if words[0] == "actions":
+        out["polls"] = 0
+    if words[0] == "apis":
+        out["enforce"] = flags.get("--enforce-policies")
+    shown = {k: v for k, v in out.items() if k != "client_secret"}
+    out = shown
+elif words[:2] == ["apis", "show"]:
+    out = find("apis", "identifier", words[2])
+    if out is None:
+        sys.exit("failed to read API")
+elif words[:2] == ["apps", "show"]:
+    assert flags["--reveal-secrets"]
+    out = find("apps", "client_id", words[2])
+elif words[1] == "update":
+    found = find(words[0], "client_id" if words[0] == "apps" else "id", words[2])
+    found.update(one)
+    out = {}
+elif words[:3] == ["roles", "permissions", "add"]:
+    assert find("apis", "id", one["api_id"])
+    find("roles", "id", words[3])["permissions"] = one["permissions"]
+elif words[:2] == ["actions", "deploy"]:
+    assert find("actions", "id", words[2])["polls"] >= 2, "deployed before it was built"
+    find("actions", "id", words[2])["deployed"] = True
+    out = {}
+elif words[:3] == ["api", "get", "connections"]:
+    out = [state["connection"]]
+elif words[:2] == ["api", "get"] and words[2].startswith("connections/"):
+    out = state["connection"]
+elif words[:2] == ["api", "patch"] and words[2].startswith("connections/"):
+    state["connection"]["options"] = sent["options"]
+elif words[:3] == ["api", "get", "client-grants"]:
+    asked = dict(pair.split("=", 1) for pair in flags["-q"])
+    out = [each for each in state["client-grants"] if asked.items() <= each.items()]
+elif words[:2] == ["api", "get"] and words[2].startswith("actions/actions/"):
+    out = find("actions", "id", words[2].rpartition("/")[2])
+    out["polls"] += 1
+    out = {**out, "status": "built" if out["polls"] > 1 else "pending"}
+elif words[1] == "get" and words[2].startswith("actions/triggers/"):
+    out = {"bindings": state["bindings"][words[2].split("/")[2]]}
+elif words[1] == "patch" and words[2].startswith("actions/triggers/"):
+    bindings, old = [], {each["id"]: each for each in state["bindings"][words[2].split("/")[2]]}
+    for each in sent["bindings"]:
+        new = {"id": "b" + each["ref"]["value"], "action": {"id": each["ref"]["value"]}, "display_name": each["display_name"]}
+        bindings.append(old[each["ref"]["value"]] if each["ref"]["type"] == "binding_id" else new)
+    state["bindings"][words[2].split("/")[2]] = bindings
+else:
+    sys.exit(f"unknown command {words}")
+if json.dumps(state) != before:
+    (home / "state.new").write_text(json.dumps(state))
+    os.replace(home / "state.new", home / "state.json")
+if out is not None:
+    print(json.dumps(out))
+'''
+
+
+def test_setup_script_makes_a_tenant_and_both_env_files(tmp_path):
+    """docs/setup.sh on a stand-in for the Auth0 CLI: all steps, once however often, and no secret where one could look."""
+    (command := tmp_path / "bin" / "auth0").parent.mkdir()
+    command.write_text(FAKE_AUTH0.replace("{python}", sys.executable))
+    command.chmod(0o755)
+    theirs = {"id": "theirs", "action": {"id": "act_0"}, "display_name": "Somebody's own Action"}
+    state: dict[str, Any] = {kind: [] for kind in ("apis", "apps", "actions", "roles", "client-grants")}
+    state["connection"] = {"id": "con_1", "options": {"passwordPolicy": "good"}}
+    state["bindings"] = {"post-login": [theirs], "credentials-exchange": []}
+    (tmp_path / "bin/state.json").write_text(json.dumps(state))
+    env = {"PATH": f"{command.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    script = ["bash", str(HERE / "docs/setup.sh"), "https://api.exampleco.com/", "*@contractor.example,ann@x.example"]
+    setup = functools.partial(
+        subprocess.run, script, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    for _ in range(2):
+        done = setup()
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        files = {name: sync.read_env_file(str(tmp_path / name)) for name in ("api.env", "sync.env")}
+        assert {(tmp_path / name).stat().st_mode & 0o777 for name in files} == {0o600}
+        refused = setup()
+        assert refused.returncode == 1 and "api.env is there already" in refused.stderr
+        for name in files:
+            (tmp_path / name).unlink()
+    state = json.loads((tmp_path / "bin/state.json").read_text())
+    assert sync.read_settings(files["sync.env"])["AUTH0_CLIENT_SECRET"] == "s3cret-of-apps_1"
+    assert "s3cret" not in done.stdout + (tmp_path / "bin/calls").read_text()
+    assert timesheets.Settings.from_env(files["api.env"]).user_claim == "https://api.exampleco.com/email"
+    assert files["api.env"]["APP_CLIENT_ID"] == "id-of-Timesheets"
+    assert state["connection"]["options"] == {"passwordPolicy": "good", "disable_signup": True}
+    (api,) = state["apis"]
+    assert (api["identifier"], api["token_dialect"], api["enforce"]) == (AUDIENCE, "access_token_authz", True)
+    assert [(each["audience"], each["scopes"]) for each in state["client-grants"]] == [(AUDIENCE, "batch:upload")]
+    assert [each["name"] for each in state["roles"]] == ["contractor", "manager", "payroll"]
+    assert all(set(each["permissions"].split(",")) <= set(api["scopes"].split(",")) for each in state["roles"])
+    assert [each.get("metadata") for each in state["apps"]] == ["people=*@contractor.example,ann@x.example", None]
+    assert all(each["deployed"] for each in state["actions"])
+    assert "if (event.user.email_verified) " in state["actions"][0]["code"]  # else an address could be anybody's
+    names = {trigger: [each["display_name"] for each in bound] for trigger, bound in state["bindings"].items()}
+    assert names["post-login"] == ["Somebody's own Action", "Timesheets email"]
+    assert names["credentials-exchange"] == ["Timesheets people"]
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="there is no shellcheck here")
+def test_scripts_are_without_complaint():
+    """shellcheck knows what goes wrong in shell scripts."""
+    done = subprocess.run(
+        ["shellcheck", HERE / "docs/setup.sh", HERE / ".ci/run"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
