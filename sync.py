@@ -1532,7 +1532,7 @@ def private_text(path: str, mounted: bool = False) -> str:
 
 
 SETTING = re.compile(
-    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))(?:(?:^|\s+)\#.*)?""", re.ASCII
+    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))\s*(?:(?<=\s)\#.*)?""", re.ASCII
 )
 
 
