@@ -4034,7 +4034,7 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(look):
         ),
         pytest.param(
             {3: "", 8: "25:00", 1: "", 0: ""},
-            "line 2: Email is empty; --user EMAIL says whose the row is; Start time '25:00' is not a time of day",
+            "line 2: Start time '25:00' is not a time of day; Email is empty; --user EMAIL says whose the row is",
             id="several-faults",
         ),
     ],
