@@ -54,7 +54,6 @@ import ssl
 import sys
 import tempfile
 import time
-import typing
 import unicodedata
 import urllib.error
 import urllib.parse
@@ -62,11 +61,11 @@ import urllib.request
 import zipfile
 import zlib
 import zoneinfo
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta, tzinfo
+from typing import Any, NamedTuple, NoReturn
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+if sys.platform != "win32":
     import fcntl
 
 VERSION = "1.0.0"
@@ -84,17 +83,13 @@ class Stop(Exception):
 
 
 @contextlib.contextmanager
-def or_stop(status: int, sentence: str, *faults: type[Exception]) -> typing.Iterator[None]:
+def or_stop(status: int, sentence: str, *faults: type[Exception]) -> Iterator[None]:
     """End the run with this sentence if one of `faults` happens; after a colon comes what the fault says."""
     try:
         yield
     except faults as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise Stop(status, f"{sentence} {reason}." if sentence.endswith(":") else sentence) from None
-
-
-class Unreadable(ValueError):
-    """Why a row cannot be read: the column at fault, and what is wrong with it."""
 
 
 def many(count: int, noun: str) -> str:
@@ -105,25 +100,26 @@ def many(count: int, noun: str) -> str:
 
 # ---- Values: days, times, numbers and durations as trackers write them ----
 
+# An export repeats its days, times and lengths, so what was read once is kept.
 DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?", re.ASCII)
 TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?::([0-5][0-9]))?(?:[.,][0-9]+)?\s?(?:([ap])\.?m\.?)?", re.IGNORECASE)
-MOMENT = re.compile(
-    r"(\d{4})-?(\d\d)-?(\d\d)[T ](\d\d):?(\d\d):?(\d\d)?(?:[.,]\d+)? ?(?:(Z)|([+-]\d\d):?(\d\d))?", re.ASCII
-)
+MOMENT = re.compile(r"([\d./-]+)[T ]\s*(.+?)\s?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 CLOCK = re.compile(r"(\d{1,4}):([0-5]\d)(?::([0-5]\d))?(?: ?h)?", re.ASCII)
-PERIOD = re.compile(r"PT(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.\d+)?S)?", re.ASCII)
-WORDED = re.compile(  # 1h 30m, 90 min, 1,5 h, 1h30, 2 Std.
-    r"(?:([\d.,]+)\s*(?:h|hrs?|hours?|std|stunden?)\.?)?"
-    r"\s*(?:([\d.,]+)\s*(?:m|mins?|minut[a-z]*|(?<=h\d\d)|(?<=h \d\d))\.?)?\s*(?:(\d+)\s*(?:s|secs?|seconds?|sek)\.?)?",
+WORDED = re.compile(  # 1h 30m, 90 min, 1,5 h, 1h30, 2 Std., PT1H30M
+    r"(?:PT)?(?:([\d.,]+)\s*(?:h|hrs?|hours?|std|stunden?)\.?)?"
+    r"\s*(?:([\d.,]+)\s*(?:m|mins?|minut[a-z]*|(?<=h\d\d)|(?<=h \d\d))\.?)?"
+    r"\s*(?:(\d+)(?:\.\d+)?\s*(?:s|secs?|seconds?|sek)\.?)?",
     re.ASCII | re.IGNORECASE,
 )
 PLAIN = re.compile(r"-?(?:\d+(?:[.,]\d*)?|[.,]\d+)", re.ASCII)
 GROUPED = re.compile(r"-?\d{1,3}(?:(?:\.\d{3})+,|(?:,\d{3})+\.)\d*", re.ASCII)
 HOURS, MINUTES, SECONDS = 3600, 60, 1
 ORDERS = {"YMD": (0, 1, 2), "DMY": (2, 1, 0), "MDY": (2, 0, 1)}
+remember = functools.lru_cache(maxsize=65_536, typed=True)
 
 
-@functools.lru_cache(maxsize=4096)
+@remember
 def read_date(text: str, order: str | None = None) -> str:
     """A day as YYYY-MM-DD. A year in front or dots (26.01.2015) tell the order; 03/04/2024 needs to be told.
 
@@ -143,12 +139,12 @@ def read_date(text: str, order: str | None = None) -> str:
         raise ValueError(f"the date {text!r} can be read two ways; --date-format DMY or MDY says which")
     year, month, day = (int((first, *others)[place]) for place in ORDERS[order])
     try:
-        return date(year, month, day).isoformat()
+        return date(year if 1970 <= year < 3000 else 0, month, day).isoformat()
     except ValueError:
         raise ValueError(f"{text!r} is no date when read as {order}") from None
 
 
-def prove_order(values: typing.Iterable[str]) -> str | None:
+def prove_order(values: Iterable[str]) -> str | None:
     """DMY or MDY, if one of the dates proves it; None if the first one says its own. :raise Stop: both are possible."""
     doubtful = ""
     for text in values:
@@ -166,7 +162,7 @@ def prove_order(values: typing.Iterable[str]) -> str | None:
     return "DMY"
 
 
-@functools.lru_cache(maxsize=8192)
+@remember
 def read_time(text: str) -> str:
     """A time of day as HH:MM:SS, from 9:00, 09:00:00, 9:00 AM or 3:00pm."""
     match = TIME.fullmatch(text)
@@ -178,28 +174,23 @@ def read_time(text: str) -> str:
     return f"{hour:02}:{match[2]}:{match[3] or '00'}"
 
 
+@remember
 def read_moment(text: str, order: str | None, zone: tzinfo | None) -> datetime:
     """A date and time as the person saw it. UTC does not tell where that was: `zone` must. :raise Stop: it does not."""
-    match = MOMENT.fullmatch(text)
+    match = MOMENT.fullmatch(COMPACT.sub(r"\1-\2-\3 \4:\5:\6Z", text))
     if not match:
-        day, _, time_of_day = text.partition(" ")
-        if not time_of_day:
-            raise ValueError(f"{text!r} is not a date and time")
-        return datetime.fromisoformat(f"{read_date(day, order)}T{read_time(time_of_day.strip())}")
-    year, month, day, hour, minute, second, utc, hours, minutes = match.groups()
-    if not "1970" <= year < "3000":
-        raise ValueError(f"{text!r} is no time at which somebody can have worked")
-    offset = "+00:00" if utc else f"{hours}:{minutes}" if hours else ""
-    moment = datetime.fromisoformat(f"{year}-{month}-{day}T{hour}:{minute}:{second or '00'}{offset}")
-    if offset not in ("+00:00", "-00:00"):
-        return moment
-    if zone is None:
+        raise ValueError(f"{text!r} is not a date and time")
+    day, time_of_day, offset = match.groups()
+    utc = offset in ("Z", "+00:00", "+0000", "-00:00", "-0000")
+    offset = "+00:00" if utc else f"{offset[:3]}:{offset[-2:]}" if offset else ""
+    moment = datetime.fromisoformat(f"{read_date(day, order)}T{read_time(time_of_day)}{offset}")
+    if utc and zone is None:
         says = "and the day depends on where the person works. Add --tz, for example --tz Europe/Berlin."
         raise Stop(USAGE, f"The times of this export are UTC ({text}), {says}")
-    return moment.astimezone(zone)
+    return moment.astimezone(zone) if utc else moment
 
 
-@functools.lru_cache(maxsize=8192, typed=True)
+@remember
 def read_duration(written: object, unit: int) -> int | None:
     """Seconds from 1:30, 1:30:00, PT1H30M, 1h 30m, 90 min, or a number of `unit`; None for what is no duration.
 
@@ -207,7 +198,7 @@ def read_duration(written: object, unit: int) -> int | None:
     """
     if isinstance(written, str):
         written = " ".join(written.split())
-        match = CLOCK.fullmatch(written) or PERIOD.fullmatch(written) or WORDED.fullmatch(written)
+        match = CLOCK.fullmatch(written) or WORDED.fullmatch(written)
         if match and any(match.groups()):
             units = HOURS, MINUTES, SECONDS
             parts = [read_duration(part or "0", unit) for part, unit in zip(match.groups(), units)]
@@ -222,7 +213,7 @@ def read_duration(written: object, unit: int) -> int | None:
     return round(written * unit)
 
 
-@functools.lru_cache
+@remember
 def read_zone(name: str) -> tzinfo:
     """A time zone by its name. :raise ValueError: there is none."""
     try:
@@ -232,10 +223,16 @@ def read_zone(name: str) -> tzinfo:
         raise ValueError(f"{name} is no time zone{lacking or '; Europe/Berlin would be one'}") from None
 
 
+@remember
 def spelled(name: str) -> str:
     """A person's name as the API stores it: one spelling, so that Jane@X and jane@x are one."""
     name = unicodedata.normalize("NFKC", name).strip()
     return name.casefold() if "@" in name else name
+
+
+def hours(seconds: int | None) -> str:
+    """Hours as people write them: 7.5, 0.3333."""
+    return f"{round((seconds or 0) / 3600, 4):g}"
 
 
 # ---- Formats: what exports look like; a further one is one more entry ----
@@ -303,7 +300,7 @@ class Format:
         roles = {role: role for role in plain.split(", ") if role} | roles
         self.roles = {role: [fold(column) for column in either.split("|")] for role, either in roles.items()}
 
-    def missing(self, names: typing.Collection[str]) -> list[str]:
+    def missing(self, names: Collection[str]) -> list[str]:
         """What of `needs` is not among the column names, which for CSV are in English."""
         return ["|".join(either) for either in self.needs if not any(column in names for column in either)]
 
@@ -377,59 +374,59 @@ ROLES = ["user_id", "project", "description", "date", "time", "start", "end", "e
 NO_WORK = {"break", "holiday", "time_off", "time off", "pause", "feiertag", "abwesenheit", "pausa", "descanso"}
 
 
-class Tracker(typing.NamedTuple):
-    """A tracker that is asked by name.
+class Tracker(NamedTuple):
+    """What is asked over the web: a tracker by name, or (with the path alone) any other address.
 
     form        how its answer reads, one of FORMATS
     base        scheme and host; SOURCE_URL replaces it
-    path        its time entries; {from} and {to} are days, {until} is the one after, {page} and {offset} count up
+    path        its time entries, from {from} to the day {last}, before the day {to}; {page} and {offset} count up
     headers     what lets this job in
     who         the path that tells who asks: id, e-mail and zone
+    needs       the settings SOURCE_... without which it cannot be asked
     cap         so many entries in an answer may not be all of them
-    account     SOURCE_ACCOUNT must say which account or workspace
     """
 
     form: str
     base: str
     path: str
-    headers: str = "Authorization: Bearer {token}"
+    headers: str = "Authorization: Bearer {TOKEN}"
     who: str = ""
+    needs: str = "TOKEN URL"
     cap: int = 0
-    account: bool = False
 
 
-BASIC = "Authorization: Basic {basic}"
+BASIC = "Authorization: Basic {BASIC}"
 TRACKERS = {
     "toggl": Tracker(
         "toggl-api", "https://api.track.toggl.com",
-        "/api/v9/me/time_entries?start_date={from}T00:00:00Z&end_date={until}T00:00:00Z&meta=true",
+        "/api/v9/me/time_entries?start_date={from}T00:00:00Z&end_date={to}T00:00:00Z&meta=true",
         BASIC, "/api/v9/me", cap=1000,
     ),
     "toggl-reports": Tracker(
         "toggl-reports", "https://api.track.toggl.com", "/reports/api/v3/workspace/{account}/search/time_entries",
-        BASIC, "/api/v9/me", account=True,
+        BASIC, "/api/v9/me", "TOKEN URL ACCOUNT",
     ),
     "clockify": Tracker(
         "clockify-api", "https://api.clockify.me",
         "/api/v1/workspaces/{account}/user/{id}/time-entries"
-        "?start={from}T00:00:00Z&end={until}T00:00:00Z&hydrated=true&page-size=1000&page={page}",
-        "X-Api-Key: {token}", "/api/v1/user",
+        "?start={from}T00:00:00Z&end={to}T00:00:00Z&hydrated=true&page-size=1000&page={page}",
+        "X-Api-Key: {TOKEN}", "/api/v1/user",
     ),
     "harvest": Tracker(
-        "harvest-api", "https://api.harvestapp.com", "/v2/time_entries?from={from}&to={to}",
-        "Authorization: Bearer {token}; Harvest-Account-Id: {account}", account=True,
+        "harvest-api", "https://api.harvestapp.com", "/v2/time_entries?from={from}&to={last}",
+        "Authorization: Bearer {TOKEN}; Harvest-Account-Id: {ACCOUNT}", needs="TOKEN URL ACCOUNT",
     ),
     "kimai": Tracker(
         "kimai-api", "",
-        "/api/timesheets?user=all&begin={from}T00:00:00&end={until}T00:00:00&full=true&size=500&page={page}",
+        "/api/timesheets?user=all&begin={from}T00:00:00&end={to}T00:00:00&full=true&size=500&page={page}",
     ),
     "solidtime": Tracker(
         "solidtime-api", "https://app.solidtime.io",
         "/api/v1/organizations/{account}/time-entries"
-        "?start={from}T00:00:00Z&end={until}T00:00:00Z&limit=500&offset={offset}{member}",
+        "?start={from}T00:00:00Z&end={to}T00:00:00Z&limit=500&offset={offset}{member}",
         who="/api/v1/users/me",
     ),
-    "tempo": Tracker("tempo", "https://api.tempo.io", "/4/worklogs?from={from}&to={to}&limit=1000"),
+    "tempo": Tracker("tempo", "https://api.tempo.io", "/4/worklogs?from={from}&to={last}&limit=1000"),
 }  # fmt: skip
 
 
@@ -441,24 +438,76 @@ TRACKERS = {
 
 SPACES = re.compile(r"[\x00-\x20\x7f-\xa0]+")
 UNDECODED = re.compile("[\udc80-\udcff]")
+NOT_UTF8 = "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON."
+WORKBOOK = "This is an Excel or LibreOffice workbook. Save it as CSV UTF-8, and hand that over."
 EMPTY = (None, "", "-")  # as trackers write nothing
-FAULT = "(what is wrong with the row)"  # beside its columns
 LISTS = ("time_entries", "timeentries", "results", "data", "nodes", "items", "entries", "worklogs", "timelogs")
-SUMS = re.compile(
-    r"\W*(sub-?total|total|totaal|totale|sum|suma|summe|gesamt)\b", re.IGNORECASE
-)  # a row of sums begins so
+SUMS = re.compile(r"\W*(sub-?total|total|totaal|totale|sum|suma|summe|gesamt)\b", re.IGNORECASE)
 COUNTS = ("total_count", "totalcount", "total_entries", "totalentries", "x-total-count", "x-total")
 PAGES = ("total_pages", "totalpages", "x-total-pages", "page_count", "last_page")
 PAGING = {"offset", "limit", "page", "per_page", "startat", "maxresults"}  # beside these, `total` counts entries
 UNFINISHED = {"more": "true", "has_more": "true", "hasmore": "true", "hasnextpage": "true", "last-page": "false"}
 NEXT = ("next", "links.next", "meta.next", "metadata.next", "paging.next", "_links.next")  # or .href inside
-Json = typing.Any  # what json.loads makes
+Json = Any  # what json.loads makes
 Object = dict[str, Json]
-Headers = typing.Mapping[str, str]
+Headers = Mapping[str, str]
 Told = dict[str, dict[str, str]]  # names that a tracker tells beside its entries: {"user": {id: name}, "project": ...}
 
 
-class Entry(typing.NamedTuple):
+class Sheet(NamedTuple):
+    """What the rows of one input have in common."""
+
+    form: Format
+    titles: list[str]  # the columns, as the input writes them
+    places: dict[str, list[int]]  # where the columns of each role stand
+    feed: str
+    names: dict[tuple[str, ...], str]  # what `name_of` found already
+    order: str | None = None  # of day, month and year; None if nobody said and nothing proved it
+    zone: tzinfo | None = None  # where the person works, if the row does not say it
+    told: Told = {}
+
+
+class Row:
+    """One record of the input. What is wrong with it is noted, and the reading goes on: all is told at once."""
+
+    __slots__ = ("cells", "faults", "line", "sheet", "values")
+
+    def __init__(self, sheet: Sheet, line: int, cells: list[Json], fault: str = "") -> None:
+        self.sheet, self.line, self.cells, self.faults = sheet, line, cells, [fault] if fault else []
+        self.values: Object = {}  # by role, the first of its columns that is filled; some write nothing as `-`
+        for role, places in sheet.places.items():
+            for place in places:
+                found = cells[place]
+                found = found.strip() if isinstance(found, str) else found
+                if found not in EMPTY:
+                    self.values[role] = found
+                    break
+
+    def title(self, role: str) -> str:
+        """The name of a role's column, as the input has it."""
+        return self.sheet.titles[self.sheet.places[role][0]] if role in self.sheet.places else role
+
+    def wrong(self, role: str, says: str) -> None:
+        """Note a fault of a column."""
+        self.faults.append(f"{self.title(role)} {says}")
+
+    def read(self, role: str, reader: Callable[..., Json], *more: object) -> Json:
+        """A role's value through a reader; None where it is empty or wrong."""
+        value = self.values.get(role)
+        if isinstance(value, str) or (role == "duration" and isinstance(value, (int, float))):
+            try:
+                return reader(value, *more)
+            except ValueError as fault:
+                self.wrong(role, str(fault))
+        elif isinstance(value, list):
+            self.wrong(role, "is a list")
+        elif value is not None:
+            self.values[role] = str(value)
+            return self.read(role, reader, *more)
+        return None
+
+
+class Entry(NamedTuple):
     """Hours of a person on a day: what a row says, or what the API holds."""
 
     key: str = ""  # the external_id; "" for a row without the tracker's id
@@ -471,131 +520,97 @@ class Entry(typing.NamedTuple):
     approved: bool = False
     line: int = 0  # where the row stands; 0 for what the API holds
     fault: str = ""  # why the row is rejected
-    record: Object | None = None  # the row itself, kept for --rejects
+    row: Row | None = None  # kept for --rejects
 
 
-class Shape(typing.NamedTuple):
-    """What the rows of one input have in common."""
-
-    form: Format
-    roles: dict[str, list[str]]  # the columns of each role, as the input writes them
-    feed: str
-    names: dict[tuple[str, ...], str]  # what `name_of` found already
-    order: str | None = None  # of day, month and year; None if nobody said and nothing proved it
-    zone: tzinfo | None = None  # where the person works, if the row does not say it
-    told: Told = {}
-
-
-class Row(typing.NamedTuple):
-    """One record of the input."""
-
-    shape: Shape
-    line: int
-    record: Object
-
-    def value(self, role: str) -> Json:
-        """The first filled value among a role's columns, None without one; some write nothing as `-`."""
-        for column in self.shape.roles.get(role, ()):
-            found = self.record.get(column)
-            found = found.strip() if isinstance(found, str) else found
-            if found not in EMPTY:
-                return found
-        return None
-
-    def title(self, role: str) -> str:
-        """The name of a role's column, as the input has it."""
-        return self.shape.roles.get(role, [role])[0]
-
-    def read(self, role: str, reader: typing.Callable[..., Json], *more: object) -> Json:
-        """A role's value through a reader, None where it is empty. :raise Unreadable: with the column's name."""
-        value = self.value(role)
-        if isinstance(value, list):
-            raise Unreadable(f"{self.title(role)} is a list")
-        try:
-            number = role == "duration" and isinstance(value, (int, float))
-            return None if value is None else reader(value if number else str(value), *more)
-        except ValueError as fault:
-            raise Unreadable(f"{self.title(role)} {fault}") from None
-
-
-def recognise(kind: str, titles: Headers, options: argparse.Namespace) -> Shape:
+def recognise(kind: str, titles: Headers, options: argparse.Namespace) -> Sheet:
     """The format of a header or JSON shape, {column in English: as the input writes it}; with --map as that describes.
 
     :raise Stop: none fits, or two do
     """
-    found = ", ".join(sorted(titles.values())) or "nothing"
     known = [form for form in FORMATS if form.kind == kind and options.format in ("auto", form.name)]
     if options.map:
-        form = Format("generic" if options.format == "auto" else options.format, kind, "", own=True)
-        form.unit = next((unit for role, unit in UNITS.items() if role in options.map), 0)
-        names = {title.casefold(): name for name, title in titles.items()}
-        for role, column in options.map.items():
-            form.roles["duration" if role in UNITS else role] = [names.get(column.casefold(), column)]
-        form.needs = list(form.roles.values())
-        known, lacking = [form], ", ".join(form.missing(titles))
-        if lacking:
-            raise Stop(USAGE, f"--map names a column that the input lacks: {lacking}. It has: {found}")
-    elif not known:
-        there = ", ".join(form.name for form in FORMATS if form.kind == kind)
-        raise Stop(USAGE, f"There is no {kind} format {options.format}; there are: {there}")
+        known = [mapped(kind, titles, options)]
     fits = [form for form in known if not form.missing(titles) and (not form.only or form.only >= set(titles))]
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
-    if len(fits) == 1:
-        roles = {role: [titles.get(column, column) for column in columns if kind == "json" or column in titles]
-                 for role, columns in fits[0].roles.items()}  # fmt: skip
-        filled = {role: columns for role, columns in roles.items() if columns}  # JSON may leave out what is empty
-        return Shape(fits[0], filled, options.feed or fits[0].source, {}, options.date_format, options.zone)
+    if len(fits) != 1:
+        raise unknown(kind, titles, fits, known, options)
+    form, columns = fits[0], list(titles)
+    if kind == "json":  # what is empty may be left out
+        columns += [column for named in form.roles.values() for column in named if column not in titles]
+    place = {column: number for number, column in enumerate(columns)}
+    places = {role: [place[column] for column in named if column in place] for role, named in form.roles.items()}
+    places = {role: found for role, found in places.items() if found}
+    written, feed = [titles.get(column, column) for column in columns], options.feed or form.source
+    return Sheet(form, written, places, feed, {}, options.date_format, options.zone)
+
+
+def mapped(kind: str, titles: Headers, options: argparse.Namespace) -> Format:
+    """The format that --map describes."""
+    form = Format("generic" if options.format == "auto" else options.format, kind, "", own=True)
+    names = {title.casefold(): name for name, title in titles.items()}
+    for role, column in options.map.items():
+        form.roles["duration" if role in UNITS else role] = [names.get(column.casefold(), column)]
+        form.unit = UNITS.get(role, form.unit)
+    form.needs = list(form.roles.values())
+    return form
+
+
+def unknown(kind: str, titles: Headers, fits: list[Format], known: list[Format], options: argparse.Namespace) -> Stop:
+    """Why an input is of none of the known formats, or of two, and what to do."""
+    found = ", ".join(sorted(titles.values())) or "nothing"
+    if not known:
+        there = ", ".join(form.name for form in FORMATS if form.kind == kind)
+        return Stop(USAGE, f"There is no {kind} format {options.format}; there are: {there}")
     if fits:
         both = " and ".join(form.name for form in fits)
-        raise Stop(USAGE, f"The input fits {both}; --format says which it is. Its columns are: {found}")
+        return Stop(USAGE, f"The input fits {both}; --format says which it is. Its columns are: {found}")
+    near = min(known, key=lambda form: len(form.missing(titles)) / len(form.needs))
+    lacking = ", ".join(near.missing(titles)) or "no other column"
+    if options.map:
+        return Stop(USAGE, f"--map names a column that the input lacks: {lacking}. It has: {found}")
     if kind == "csv" and len(titles) > 1 and not any(re.search("date|day|start|from|begin", name) for name in titles):
         says = "so it is a summary. Export the detailed report, which has a row for each entry."
-        raise Stop(NO_INPUT, f"No column of the input says a day, {says} Its columns are: {found}")
-    near = min(known, key=lambda form: len(form.missing(titles)) / len(form.needs))
-    says = f"Nearest is {near.name}, which needs: {', '.join(near.missing(titles)) or 'no other column'}."
-    raise Stop(
-        NO_INPUT, f"The input is of no known format. Its columns are: {found}. {says} --map can name other columns."
-    )
+        return Stop(NO_INPUT, f"No column of the input says a day, {says} Its columns are: {found}")
+    says = f"Nearest is {near.name}, which needs: {lacking}. --map can name other columns."
+    return Stop(NO_INPUT, f"The input is of no known format. Its columns are: {found}. {says}")
 
 
-def read_file(file: typing.BinaryIO, options: argparse.Namespace) -> typing.Iterator[Row]:
-    """A binary file -> yields its rows, of CSV or of JSON."""
-    magic = file.read(4)
-    if magic == b"\xd0\xcf\x11\xe0":
-        raise Stop(NO_INPUT, "This is an Excel workbook. Save it as CSV UTF-8, and hand that over.")
-    file = unzip(file) if magic == b"PK\x03\x04" else file
-    file.seek(0)
-    encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    file.seek(0)
+def read_file(content: bytes, options: argparse.Namespace) -> Iterable[Row]:
+    """The rows of a file, which is CSV or JSON."""
+    content = unzip(content) if content.startswith(b"PK\x03\x04") else content
+    if content.startswith(b"\xd0\xcf\x11\xe0"):
+        raise Stop(NO_INPUT, WORKBOOK)
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     # Bytes that are no UTF-8 come as lone surrogates: in a header or in JSON they end the run, in a row they reject it.
-    with or_stop(NO_INPUT, "The input is not UTF-8 text. Export it as CSV UTF-8, or as JSON.", UnicodeError):
-        lines = list(io.TextIOWrapper(file, encoding, errors="surrogateescape", newline=""))
+    with or_stop(NO_INPUT, NOT_UTF8, UnicodeError):
+        text = content.decode(encoding, "surrogateescape")
+        lines = list(io.StringIO(text, newline=""))
         first = next(filter(str.strip, lines), "")
         first.encode()
-        if not first:
-            raise Stop(NO_INPUT, "The input is empty.")
-        if not begins_like_json(first):
-            yield from read_csv(lines, options)
-            return
-        data = parse_json("".join(lines).encode())
+    if not first:
+        raise Stop(NO_INPUT, "The input is empty.")
+    data = as_json(text)
+    if data is None:
+        return read_csv(lines, options)
     if lacking := unfinished(data, {}, len(listed(data))):
         raise Stop(NO_INPUT, f"The input is only a part: {lacking}. Nothing of it was uploaded.")
-    yield from read_json(listed(data), options)
+    return read_json(listed(data), options)
 
 
-def unzip(file: typing.BinaryIO) -> typing.BinaryIO:
+def unzip(content: bytes) -> bytes:
     """The time_entries.csv of solidtime's ZIP. :raise Stop: it is another one, or a spreadsheet."""
     says = "The ZIP file is damaged, or locked, or does not hold one time_entries.csv."
     faults = zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError  # the last: a password
-    with or_stop(NO_INPUT, says, *faults), zipfile.ZipFile(file) as archive:
+    with or_stop(NO_INPUT, says, *faults), zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         if "[Content_Types].xml" in names or "mimetype" in names:
-            raise Stop(NO_INPUT, "This is an Excel or LibreOffice workbook. Save it as CSV UTF-8, and hand that over.")
+            raise Stop(NO_INPUT, WORKBOOK)
         (name,) = (name for name in names if name.endswith("time_entries.csv"))
-        return io.BytesIO(archive.read(name))
+        return archive.read(name)
 
 
-def read_csv(lines: list[str], options: argparse.Namespace) -> typing.Iterator[Row]:
+def read_csv(lines: list[str], options: argparse.Namespace) -> Iterator[Row]:
     """Rows of a CSV file. The header is the first line that fits a format: a title may stand above it."""
     stops, told = [], ""
     for place, line in itertools.islice(((n, line) for n, line in enumerate(lines) if line.strip()), 10):
@@ -609,97 +624,88 @@ def read_csv(lines: list[str], options: argparse.Namespace) -> typing.Iterator[R
             again = f" {len(titles)}" if name in titles else ""  # of two columns of one name the first counts
             titles[name + again] = title + again
         try:
-            shape = recognise("csv", titles, options)
+            sheet = recognise("csv", titles, options)
             break
         except Stop as stop:
             stops.append((len(titles), -place, stop))
     else:
         raise max(stops, key=lambda stop: stop[:2])[2]
 
-    def rows(shape: Shape) -> typing.Iterator[Row]:
-        names, width = list(titles.values()), len(titles)
-        for line, cells in records(lines, delimiter, place + 1):
-            if isinstance(cells, str):
-                yield Row(shape, line, {FAULT: cells, "the line": lines[line - 1].strip()})
-            elif any(cells):
-                record: Object = dict(zip(names, cells))
-                if any(cells[width:]):
-                    record[FAULT] = "the row has more cells than the header; is a comma not quoted?"
-                yield Row(shape, line, record)
+    def rows(sheet: Sheet) -> Iterator[Row]:
+        return (Row(sheet, *record) for record in records(lines, len(titles), delimiter, place + 1))
 
-    dates = (row.value(role) for row in rows(shape) for role in ("date", "start"))
-    order = shape.order or prove_order(value.partition(" ")[0] for value in dates if value)
-    yield from rows(shape._replace(order=order))
+    if not sheet.order:
+        dates = (row.values.get(role, "") for row in rows(sheet) for role in ("date", "start"))
+        sheet = sheet._replace(order=prove_order(value.partition(" ")[0] for value in dates))
+    return rows(sheet)
 
 
-def records(lines: list[str], delimiter: str, place: int) -> typing.Iterator[tuple[int, list[str] | str]]:
-    """The records of CSV from a place on -> yields (line where it begins, cells), or (line, what is wrong with it).
+def records(lines: list[str], width: int, delimiter: str, place: int) -> Iterator[tuple[int, list[str], str]]:
+    """The records of CSV from a place on -> yields (line where it begins, cells, what is wrong with it).
 
     Quotes at fault make the rest one cell; so the line where such a record begins is a reject, and the next line is
     read as if nothing had been.
     """
+    empty = [""] * width
     while place < len(lines):
-        following = (lines[number] for number in range(place, len(lines)))
-        reader, end = csv.reader(following, delimiter=delimiter, strict=True), place
+        reader = csv.reader(itertools.islice(lines, place, None), delimiter=delimiter, strict=True)
+        end = place
         try:
             for cells in reader:
-                yield end + 1, cells
+                if any(cells):
+                    over = any(cells[width:]) and "the row has more cells than the header; is a comma not quoted?"
+                    yield end + 1, cells + empty[len(cells) :], over or ""
                 end = place + reader.line_num
             return
         except csv.Error as fault:
-            yield end + 1, f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
+            says = f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
+            yield end + 1, [lines[end].strip(), *empty[1:]], says
             place = end + 1
 
 
-def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> typing.Iterator[Row]:
-    """Rows of a JSON array; a row's line is its number. `facts` are what a tracker tells of all rows, as in Shape."""
-    flattened = []
+def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> Iterator[Row]:
+    """Rows of a JSON array; a row's line is its number. `facts` are what a tracker tells of all rows, as in Sheet."""
+    rows: list[tuple[int, Object]] = []
     for number, row in enumerate(found, start=1):
         if not isinstance(row, dict):
             raise Stop(NO_INPUT, f"Row {number} of the JSON is no object, so it is no tracker's export.")
         with or_stop(NO_INPUT, f"Row {number} of the JSON is nested too deep.", RecursionError):
-            flattened += [(number, record) for record in unfolded(flat(row))]
-    if flattened:
-        shape = recognise("json", {name: name for _, record in flattened for name in record}, options)._replace(**facts)
-        yield from (Row(shape, number, record) for number, record in flattened)
-
-
-def unfolded(record: Object) -> list[Object]:
-    """The records in a row of Toggl's reports, which puts entries that are alike into one; any other row is one."""
-    parts = record.get("time_entries")
-    if isinstance(parts, list) and all(isinstance(part, dict) and "seconds" in part for part in parts):
-        return [{**record, **flat(part), "time_entries": None} for part in parts]
-    return [record]
+            record = flat(row)
+            parts = record.get("time_entries")  # a row of Toggl's reports holds all entries that are alike
+            if not isinstance(parts, list) or not all(isinstance(part, dict) and "seconds" in part for part in parts):
+                parts = [{}]
+            rows += [(number, {**record, **flat(part)}) for part in parts]
+    if rows:
+        sheet = recognise("json", {name: name for _, record in rows for name in record}, options)._replace(**facts)
+        for number, record in rows:
+            yield Row(sheet, number, [record.get(title) for title in sheet.titles])
 
 
 def flat(record: Object, way: str = "") -> Object:
-    """{"user": {"name": "Kim"}} as {"user.name": "Kim"}: a column of JSON is called by the way that leads there."""
+    """{"user": {"name": "Kim"}} as {"user.name": "Kim"}: a column of JSON is called by the way that leads there.
+
+    A list of one is what it holds, and an empty one is nothing.
+    """
     columns: Object = {}
     for name, value in record.items():
         if isinstance(value, dict):
             columns.update(flat(value, f"{way}{name}."))
+        elif isinstance(value, list) and (not value or (len(value) == 1 and isinstance(value[0], (str, int, float)))):
+            columns[way + name] = value[0] if value else None
         else:
-            columns[way + name] = lone(value)
+            columns[way + name] = value
     return columns
 
 
-def lone(value: Json) -> Json:
-    """What a list of one holds, and nothing for an empty one; any other value as it is."""
-    if isinstance(value, list) and (not value or (len(value) == 1 and isinstance(value[0], (str, int, float)))):
-        return value[0] if value else None
-    return value
-
-
-def begins_like_json(text: str) -> bool:
-    """Whether a text is JSON, not CSV; Toggl answers `null` where there is nothing."""
+def as_json(text: str) -> Json:
+    """What JSON says, None for a text that begins otherwise. `null` is an empty list. :raise Stop: it is broken."""
     text = text.lstrip("\ufeff\t\r\n ")
-    return text[:1] in ("[", "{") or text.strip() == "null"
-
-
-def parse_json(text: bytes) -> Json:
-    """JSON from a file or a tracker. :raise Stop: it only begins like it."""
+    if text[:1] not in ("[", "{") and text[:9].strip() != "null":
+        return None
+    with or_stop(NO_INPUT, NOT_UTF8, UnicodeError):
+        text.encode()
     with or_stop(NO_INPUT, "The input begins like JSON and is none:", ValueError, RecursionError):
-        return json.loads(text.decode("utf-8-sig"))
+        return json.loads(text) or []
 
 
 def listed(data: Json) -> list[Json]:
@@ -728,12 +734,13 @@ def unfinished(data: Json, headers: Headers, count: int, pages: int = 1) -> str:
     said = beside(data, headers)
     for name, value in said.items():
         inside, _, last = name.rpartition(".")
+        number = int(value) if str(value).isdigit() else 0
         total = last in COUNTS or (last == "total" and (inside in ("meta", "pagination") or PAGING & said.keys()))
-        if total and str(value).isdigit() and int(value) > count:
-            return f"it holds {count} of {many(int(value), 'entry')}"
+        if total and number > count:
+            return f"it holds {count} of {many(number, 'entry')}"
         if UNFINISHED.get(last) == str(value).casefold():
             return f"it says {name}: {value}"
-        if last in PAGES and str(value).isdigit() and int(value) > pages:
+        if last in PAGES and number > pages:
             return f"it has {value} pages"
     named = said.get("next_page") or said.get("nextpagetoken") or next_page(data, headers, "")
     return "it names a next page" if named else ""
@@ -747,12 +754,10 @@ def next_page(data: Json, headers: Headers, here: str) -> str:
     with or_stop(NO_INPUT, "The tracker names a next page without an address.", ValueError, TypeError, AttributeError):
         said = beside(data, headers)
         named = linked(headers), *(said.get(f"{name}{href}") for name in NEXT for href in ("", ".href"))
-        following = next(filter(None, named), "")
-        following = following and urllib.parse.urljoin(here, following)
-        if following and here and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
-            says = "The tracker's next page is on another host; its authorization does not follow there."
-            raise Stop(NO_INPUT, says)
-    return str(following)
+        following = str(urllib.parse.urljoin(here, next(filter(None, named)))) if any(named) else ""
+        if here and following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
+            raise Stop(NO_INPUT, "The tracker's next page is on another host; its authorization does not follow there.")
+    return following
 
 
 def beside(data: Json, headers: Headers) -> Object:
@@ -770,77 +775,78 @@ def linked(headers: Headers) -> str:
 def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
     """What a row says; None for one that is no entry at all: a row of sums, or a day outside the window.
 
-    A row at fault tells all its faults at once, and what of it could be read, which protects what the API holds.
+    Of a row at fault it says what could be read, which protects what the API holds.
     """
-    if FAULT in row.record:
-        return Entry(line=row.line, fault=row.record[FAULT], record=row.record)
+    if row.faults:
+        return Entry(line=row.line, fault=row.faults[0], row=row)
     if is_sum(row):
         return None
-    faults: list[str] = []
-
-    def attempt(reader: typing.Callable[..., Json], *arguments: object) -> Json:
-        try:
-            return reader(*arguments)
-        except Unreadable as fault:
-            faults.append(str(fault))
-
-    person = attempt(person_of, row, options) or ""
-    day, start = attempt(began, row) or ("", None)
+    zone = row.read("zone", read_zone) or row.sheet.zone
+    day, start = ("", None) if row.faults else began(row, zone)
     if options.window and day and not options.window[0] <= day <= options.window[1]:
         return None
-    user = person and attempt(name_of, "user", person, row, options)
-    worked = attempt(worked_time, row, day, start) if day else None
-    project = attempt(name_of, "project", options.project, row, options) if worked else None
-    note = row.value("description")
+    person = person_of(row, options)
+    user = name_of("user", person, row, options) if person else None
+    worked = worked_time(row, day, start, zone) if day else None
+    project = name_of("project", options.project, row, options) if worked else None
+    note = row.values.get("description")
     note = SPACES.sub(" ", note).strip() if isinstance(note, str) else ""
-    if UNDECODED.search(f"{user}{project}{note}"):
-        column = next((name for name, cell in row.record.items() if UNDECODED.search(str(cell))), "--project")
-        faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
+    said = f"{user}{project}{note}"
+    if not said.isascii() and UNDECODED.search(said):
+        column = next((t for t, cell in zip(row.sheet.titles, row.cells) if UNDECODED.search(str(cell))), "--project")
+        row.faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
     if user == "" or project == "":  # --names leaves them out
         worked = 0
-    person, worked = short(person.casefold()), None if faults else worked
-    told = False, row.line, "; ".join(faults), row.record if options.rejects or faults else None
-    return Entry(key_of(row, person), person, user or "", day, project or "", worked, note, *told)
+    person, fault = short(person.casefold()), "; ".join(row.faults)
+    told = user or "", day, project or "", None if fault else worked, note, False
+    return Entry(key_of(row, person), person, *told, row.line, fault, row if options.rejects or fault else None)
 
 
 def is_sum(row: Row) -> bool:
     """Whether a row has no day, and begins with a word such as `Total` or holds a duration only: it sums up others."""
-    if any(row.value(role) is not None for role in ("date", "start", "id")):
+    said = row.values
+    if "date" in said or "start" in said or "id" in said:
         return False
-    first = next((str(cell) for cell in row.record.values() if cell), "")
-    return bool(SUMS.match(first)) or all(row.value(role) is None for role in row.shape.roles if role != "duration")
+    return not said.keys() - {"duration"} or bool(SUMS.match(next((str(cell) for cell in row.cells if cell), "")))
 
 
 def person_of(row: Row, options: argparse.Namespace) -> str:
-    """Whose row it is, as the export writes it, or as --user says where it does not."""
-    person = row.value("user")
+    """Whose row it is, as the export writes it, or as --user says where it does not; "" if nobody says it."""
+    said = row.values
+    person = said.get("user")
     if person is None:
-        names = (row.value(role) for role in ("first_name", "last_name"))
-        person = " ".join(str(name) for name in names if name is not None) or options.user
+        names = [str(said[role]) for role in ("first_name", "last_name") if role in said]
+        person = " ".join(names) or options.user
     if not person:
-        raise Unreadable(f"{row.title('user')} is empty; --user EMAIL says whose the row is")
-    return str(person)
+        row.wrong("user", "is empty; --user EMAIL says whose the row is")
+    return str(person or "")
 
 
-def began(row: Row) -> tuple[str, datetime | None]:
-    """(calendar day, start) of a row; no start without a time."""
-    if row.value("date") is None:
-        zone = row.read("zone", read_zone) or row.shape.zone
-        start = row.read("start", read_moment, row.shape.order, zone)
-        if start is None:
-            raise Unreadable(f"{row.title('start' if 'start' in row.shape.roles else 'date')} is empty")
-        return start.date().isoformat(), start
-    role = "start" if TIME.fullmatch(str(row.value("start"))) else "time"
-    day, time_of_day = row.read("date", read_date, row.shape.order), row.read(role, read_time)
-    return day, datetime.fromisoformat(f"{day}T{time_of_day}") if time_of_day else None
+def began(row: Row, zone: tzinfo | None) -> tuple[str, datetime | None]:
+    """(calendar day, start) of a row; no start without a time, and no day if it cannot be read."""
+    if "date" in row.values:
+        day = row.read("date", read_date, row.sheet.order)
+        at = row.read("start" if TIME.fullmatch(str(row.values.get("start"))) else "time", read_time)
+        return (day, moment(day, at) if at else None) if not row.faults else ("", None)
+    start = row.read("start", read_moment, row.sheet.order, zone)
+    if not start and not row.faults:
+        row.wrong("start" if "start" in row.sheet.places else "date", "is empty")
+    return (start.date().isoformat(), start) if start else ("", None)
+
+
+@remember
+def moment(day: str, at: str) -> datetime:
+    """A day and a time of day together."""
+    return datetime.fromisoformat(f"{day}T{at}")
 
 
 def key_of(row: Row, person: str) -> str:
     """The external_id of a row that has an id, "" without one; nothing that people edit is part of it."""
-    given, number, shape = row.value("external_id"), row.value("id"), row.shape
-    if given is not None or number is None:
-        return str(given or "")
-    return f"{shape.feed}:{person}:{short(str(number))}" if shape.form.own else f"{shape.feed}:{short(str(number))}"
+    said, sheet = row.values, row.sheet
+    if "external_id" in said or "id" not in said:
+        return str(said.get("external_id", ""))
+    number = short(str(said["id"]))
+    return f"{sheet.feed}:{person}:{number}" if sheet.form.own else f"{sheet.feed}:{number}"
 
 
 def short(name: str) -> str:
@@ -848,72 +854,65 @@ def short(name: str) -> str:
     return name if len(name) <= 80 else hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def worked_time(row: Row, day: str, start: datetime | None) -> int | None:
-    """Seconds of work in a row; 0 for a break or what the tracker deleted; None while a timer runs, which shows by an
-    empty end or (Toggl) a negative duration.
+def worked_time(row: Row, day: str, start: datetime | None, zone: tzinfo | None) -> int | None:
+    """Seconds of work in a row; 0 for a break or what the tracker deleted; None if they cannot be read, and while a
+    timer runs, which shows by an empty end or (Toggl) a negative duration.
 
     A duration that cannot be read gives way to end minus start (Excel makes `02:00:00 AM` of two hours), as does one
     that contradicts them: shorter is a break, longer is rounding, up to the hour of a night when the clocks change; but
     nobody means more, or a spreadsheet's fraction of a day (0.0625 for 1:30).
     """
-    if row.value("gone") is not None or str(row.value("type")).casefold() in NO_WORK:
+    said, places = row.values, row.sheet.places
+    if "gone" in said or str(said.get("type")).casefold() in NO_WORK:
         return 0
-    end = next((role for role in ("end", "end_time") if role in row.shape.roles), "")
-    if str(row.value("running")) in ("True", "current") or (end and row.value(end) is None):
+    end = "end" if "end" in places else "end_time" if "end_time" in places else ""
+    if str(said.get("running")) in ("True", "current") or (end and end not in said):
         return None
-    unit, title, written = row.shape.form.unit, row.title("duration"), row.value("duration")
-    worked, took = row.read("duration", read_duration, unit), None
-    if end and start:
-        try:
-            took = between(row, end, day, start)
-        except Unreadable:
-            if worked is None:
-                raise
-    if worked is None and took is None:
-        raise Unreadable(
-            f"{title} {'is empty' if written is None else f'{written!r} is no duration, and no end says it'}"
-        )
-    if worked is None or (took and (worked > took + 3600 or abs(worked * 24 - took) < 60)):
-        if worked is not None:
-            log.error(
-                "line %s: %s %s is not what start and end say; %s h were taken", row.line, title, written, hours(took)
-            )
+    written, unit, good = said.get("duration"), row.sheet.form.unit, len(row.faults)
+    worked = row.read("duration", read_duration, unit)
+    took = between(row, end, day, start, zone) if end and start else None
+    if worked is None:
+        if took is None and len(row.faults) == good:
+            row.wrong("duration", f"{written!r} is no duration, and no end says it" if written else "is empty")
+        return took
+    del row.faults[good:]  # beside a duration a fault of the end does not count
+    if took and (worked > took + 3600 or abs(worked * 24 - took) < 60):
+        says = f"{row.title('duration')} {written} is not what start and end say; {hours(took)} h were taken"
+        log.error("line %s: %s", row.line, says)
         return took
     if worked < 0 and unit != SECONDS:
-        raise Unreadable(f"{title} is negative")
+        row.wrong("duration", "is negative")
     return worked if worked >= 0 else None
 
 
-def between(row: Row, role: str, day: str, start: datetime) -> int:
+def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None) -> int | None:
     """Seconds from a row's start to its end; by the clock alone, an end before the start is on the next day."""
-    zone = row.read("zone", read_zone) or row.shape.zone
-    if role == "end_time" or TIME.fullmatch(str(row.value(role))):
-        last = row.read("end_date", read_date, row.shape.order)
-        end = datetime.fromisoformat(f"{last or day}T{row.read(role, read_time)}")
-        end = end.replace(tzinfo=start.tzinfo) if start.tzinfo else end
-        end = end if last or end >= start else end + timedelta(days=1)
+    if role == "end_time" or TIME.fullmatch(str(row.values[role])):
+        last, at = row.read("end_date", read_date, row.sheet.order), row.read(role, read_time)
+        end = moment(last or day, at) if at else None
+        if end and start.tzinfo:
+            end = end.replace(tzinfo=start.tzinfo)
+        if end and not last and end < start:
+            end += timedelta(days=1)
     else:
-        end = row.read(role, read_moment, row.shape.order, zone)
+        end = row.read(role, read_moment, row.sheet.order, zone)
+    if end is None:
+        return None
     if (start.tzinfo is None) != (end.tzinfo is None):
-        raise Unreadable(f"{row.title(role)} and the start must both say their zone, or neither")
+        row.wrong(role, "and the start must both say their zone, or neither")
+        return None
     if start.tzinfo is None and zone:  # a night when the clocks change counts as long as it was
-        start, end = (moment.replace(tzinfo=zone) for moment in (start, end))
+        start, end = start.replace(tzinfo=zone), end.replace(tzinfo=zone)
     took = round(end.timestamp() - start.timestamp() if start.tzinfo else (end - start).total_seconds())
     if took < 0:
-        raise Unreadable(f"{row.title(role)} is before the start")
-    return took
-
-
-def hours(seconds: int | None) -> str:
-    """Hours as people write them: 7.5, 0.3333."""
-    return f"{round((seconds or 0) / 3600, 4):g}"
+        row.wrong(role, "is before the start")
+    return took if took >= 0 else None
 
 
 # ---- Naming: what the export calls people and projects becomes what the API calls them ----
 
 # A tracker knows people and projects by other names than the API, or by numbers. A number never becomes a name by
 # itself: nobody would find their hours under 9001.
-
 
 ID = re.compile(r"(?:\d+:)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{24}", re.IGNORECASE)
 ID_COLUMN = re.compile(r"[^@\s]*\d[^@\s]*")
@@ -926,7 +925,7 @@ def read_names(path: str) -> Told:
     """
     names: Told = {"user": {}, "project": {}}
     with or_stop(USAGE, f"{path} cannot be read:", OSError, UnicodeError, csv.Error):
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig") if path else ""
         for number, cells in enumerate(csv.reader(text.splitlines()), start=1):
             what, name, to = ([cell.strip() for cell in cells] + ["", "", ""])[:3]
             if not any(cells) or [what, name, to] == ["what", "from", "to"]:
@@ -944,49 +943,60 @@ def line_of(kind: str, name: Json, to: str) -> str:
     return text.getvalue()
 
 
-def name_of(kind: str, default: str | None, row: Row, options: argparse.Namespace) -> str:
+def name_of(kind: str, default: str | None, row: Row, options: argparse.Namespace) -> str | None:
     """What the API calls the user or project of a row, "" for one that --names leaves out.
 
-    Of several tags the project is the one that --names knows, or that is written `project:NAME`. An id is a number of
-    JSON, a UUID or the like, or what has a digit in a column of ids; but a generic export means what it says.
-    :raise Unreadable: the row says none, several, an id, or a name that --names lacks
+    None if the row says none, several, an id, or a name that --names lacks.
     """
     if kind == "user" and options.user:
         return spelled(options.user)
-    columns = row.shape.roles.get(kind, ())
-    written = (kind, str(default), *(str(row.record.get(column)) for column in columns))
-    if written in row.shape.names:
-        return row.shape.names[written]
-    told, lines, called = row.shape.told.get(kind, {}), options.names[kind], list[tuple[str, Json]]()
-    for column in columns:
-        value = row.record.get(column)
-        for name in value if isinstance(value, list) else [value]:
-            name = name.strip() if isinstance(name, str) else name
-            if name not in EMPTY:
-                called.append((column, name))
-    if told:
+    places, names = row.sheet.places.get(kind, ()), row.sheet.names
+    written = (kind, str(default), *[str(row.cells[place]) for place in places])
+    if written not in names:
+        cells = [(row.sheet.titles[place], row.cells[place]) for place in places]
+        called = [
+            (column, name.strip() if isinstance(name, str) else name)
+            for column, cell in cells
+            for name in (cell if isinstance(cell, list) else [cell])
+        ]
+        called = [(column, name) for column, name in called if name not in EMPTY]
+        told = row.sheet.told.get(kind, {})
         called = [("", told[str(name)]) for _, name in called if told.get(str(name))] + called
-    tagged = [(column, name[8:].strip()) for column, name in called if str(name)[:8] == "project:"]
-    called = tagged or called or [("", default)]
-    (column, value), *others = called
-    names = [lines[str(name).casefold()] for _, name in called if str(name).casefold() in lines]
+        name = choose(kind, called or [("", default)], row, options)
+        if name is None:
+            return None
+        names[written] = spelled(name) if kind == "user" else name
+    return names[written]
+
+
+def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argparse.Namespace) -> str | None:
+    """The one of several (column, name) that counts, as the API calls it; None with a fault.
+
+    Of several tags that is the one that --names knows, or that is written `project:NAME`. An id is a number of JSON, a
+    UUID or the like, or what has a digit in a column of ids; but a generic export means what it says.
+    """
+    lines = options.names[kind]
+    called = [(column, name[8:].strip()) for column, name in called if str(name)[:8] == "project:"] or called
+    known = [lines[str(name).casefold()] for _, name in called if str(name).casefold() in lines]
+    if known:
+        return known[0]
+    (column, name), *others = called
+    if not name:
+        row.wrong(kind, "is empty; --project NAME says it")
+        return None
     says = ""
-    if names:
-        value = names[0]
-    elif not value:
-        raise Unreadable(f"{row.title(kind)} is empty; --project NAME says it")
-    elif lines:
+    if lines:
         says = f"is not in {options.names_file}, which lacks a line"
     elif others and others[0][0] == column != "":
         says = "is one of several; --names FILE tells which one counts, by a line"
-    elif isinstance(value, (int, float)) or (ID_COLUMN if column[-2:].casefold() == "id" else ID).fullmatch(value):
-        meant = row.shape.form.source == "generic" and not options.map
+    elif isinstance(name, (int, float)) or (ID_COLUMN if column[-2:].casefold() == "id" else ID).fullmatch(name):
+        meant = row.sheet.form.source == "generic" and not options.map
         says = "" if meant else "is an id, no name; --names FILE tells it, by a line"
     if says:
-        line = line_of(kind, value, "EMAIL" if kind == "user" else "NAME")
-        raise Unreadable(f"{column or row.title(kind)} {value!r} {says}: {line}")
-    row.shape.names[written] = spelled(str(value)) if kind == "user" else str(value)
-    return row.shape.names[written]
+        line = line_of(kind, name, "EMAIL" if kind == "user" else "NAME")
+        row.faults.append(f"{column or row.title(kind)} {name!r} {says}: {line}")
+        return None
+    return str(name)
 
 
 class Export:
@@ -1002,14 +1012,14 @@ class Export:
         self.before: collections.Counter[object] = collections.Counter()  # rows without ids of earlier sources
         self.now: collections.Counter[object] = collections.Counter()  # the same of this one
 
-    def take_all(self, rows: typing.Iterable[Row]) -> None:
+    def take_all(self, rows: Iterable[Row]) -> None:
         """Take every row of a source. Two sources may overlap: what an earlier one said already is said once."""
         self.now.clear()
         for row in rows:
             self.read += 1
-            self.feed = self.feed or row.shape.feed
-            if row.shape.feed != self.feed:
-                raise Stop(USAGE, f"The sources are of {self.feed} and of {row.shape.feed}; run once for each.")
+            self.feed = self.feed or row.sheet.feed
+            if row.sheet.feed != self.feed:
+                raise Stop(USAGE, f"The sources are of {self.feed} and of {row.sheet.feed}; run once for each.")
             said = interpret(row, self.options)
             if said is None:
                 self.skipped += 1
@@ -1023,7 +1033,8 @@ class Export:
         if self.options.user and said.person and said.person != self.person:
             names = f"There are rows of {self.person} and of {said.person}"
             raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
-        said = said._replace(seconds=said.seconds or None) if self.options.add_only else said
+        if self.options.add_only and not said.seconds:
+            said = said._replace(seconds=None)
         alike = (*said[:8], said.fault)
         first = self.by_key.setdefault(said.key, alike) if said.key and not said.fault else alike
         self.now[alike] += not said.key
@@ -1038,11 +1049,13 @@ class Export:
             self.rejects.append(said)
 
     def covered(self, held: list[Entry]) -> set[str]:
-        """The keys of held entries that the input says all about: of its days, or of the whole window.
+        """The keys of held entries that the input says all about: of its days, or of all of a window.
 
         A row without an id mentions a day of a person; a row with an id speaks for itself only, because an answer may
         hold no more than what changed. What an unreadable row may be about is left alone.
         """
+        if self.options.add_only:
+            return set()
         people, days, doubtful = set(), set(), set()
         for row in self.rows:
             names = {row.user, row.person} - {""}
@@ -1054,10 +1067,9 @@ class Export:
         if self.rows and self.options.user:
             people.add(spelled(self.options.user))
         found = set()
-        for entry in held if not self.options.add_only else ():
+        for entry in held:
             names = {entry.user, entry.person} - {""}
-            window = self.options.covers and self.options.window[0] <= entry.day <= self.options.window[1]
-            said = (window and names & people) or any((name, entry.day) in days for name in names)
+            said = names & people if self.options.covers else any((name, entry.day) in days for name in names)
             if said and not any((name, day) in doubtful for name in names | {""} for day in (entry.day, "")):
                 found.add(entry.key)
         return found
@@ -1068,7 +1080,7 @@ class Export:
 # What the input says and what the API holds are compared before anything is sent. However the tracker's entries were
 # edited, each row ends with exactly one entry that says what it says, and no other entry is left on a covered day.
 
-Same = typing.Callable[[Entry], object]
+Same = Callable[[Entry], object]
 EQUAL: Same = lambda entry: (entry.user, entry.day, entry.project, entry.seconds, entry.note)  # noqa: E731
 WITHIN_THE_DAY: list[Same] = [  # how a row without an id finds its entry, best first
     EQUAL,
@@ -1078,7 +1090,7 @@ WITHIN_THE_DAY: list[Same] = [  # how a row without an id finds its entry, best 
 ]
 
 
-class Change(typing.NamedTuple):
+class Change(NamedTuple):
     """A step of the plan. `sign` is + create, ~ update, - delete, = as it is, ! an approved entry is in the way.
 
     An update whose `key` is not the old entry's deletes that one and creates this one: the tracker tells its id now.
@@ -1114,18 +1126,19 @@ def match(rows: list[Entry], held: list[Entry], covered: set[str], feed: str) ->
     for place, row in enumerate(rows):
         if row.key in left:
             found[place] = left.pop(row.key)
-        elif row.seconds and not row.key:
+        elif held and row.seconds and not row.key:
             groups[row.user, row.day].append(place)
     for (user, day), group in groups.items():
         names = dict.fromkeys([user, *(rows[place].person for place in group)])
-        pair(WITHIN_THE_DAY, rows, group, [entry for name in names for entry in places[name, day]], left, found)
+        here = [entry for name in names for entry in places.get((name, day), ())]
+        pair(WITHIN_THE_DAY, rows, group, here, left, found)
     unheld = [place for place, row in enumerate(rows) if row.seconds and row.key and place not in found]
     for passes in ([EQUAL], WITHIN_THE_DAY):
         for place in unheld:
             here = [entry for entry in places[rows[place].user, rows[place].day] if entry.person]
             here = [e for e in here if len(passes) == 1 or (e.approved and e.key in covered)]
             pair(passes, rows, [place], here, left, found)
-    numbers: dict[tuple[str, str], typing.Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
+    numbers: dict[tuple[str, str], Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
     taken, changes = {entry.key for entry in held}, []
     for place, row in enumerate(rows):
         old, key = found.get(place), row.key
@@ -1234,7 +1247,7 @@ AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, w
 Answer = tuple[int, Headers, bytes]  # status, headers, body
 
 
-class Request(typing.NamedTuple):
+class Request(NamedTuple):
     """What is asked for. Every try makes a request of its own of it: urllib writes the proxy into the one it sends,
     and would send it a second time to the proxy itself, in clear text.
     """
@@ -1257,12 +1270,10 @@ def safe_url(name: str, url: str) -> str:
 
 def send(request: Request, deadline: float) -> Answer:
     """One request, once -> its answer, whatever the status. :raise OSError, HTTPException: no answer."""
-    proxies: dict[str, str] | None = (
-        {} if LOOPBACK.fullmatch(urllib.parse.urlsplit(request.url).hostname or "") else None
-    )
+    here = LOOPBACK.fullmatch(urllib.parse.urlsplit(request.url).hostname or "")
     opener = urllib.request.OpenerDirector()  # without a handler for redirects: a token follows nobody elsewhere
-    handlers = urllib.request.ProxyHandler(proxies), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()
-    for handler in handlers:
+    proxy = urllib.request.ProxyHandler({} if here else None)
+    for handler in (proxy, urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
         opener.add_handler(handler)
     body, once = bytearray(), urllib.request.Request(request.url, request.body, request.headers)
     with opener.open(once, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
@@ -1289,10 +1300,9 @@ def pause(headers: Headers, attempt: int) -> float:
 
 
 def persist(what: str, request: Request, deadline: float) -> Answer:
-    """Send until there is an answer worth having.
+    """Send until there is an answer worth having: of another status than 5xx and AGAIN, for the caller to judge.
 
-    Tries again after no answer, after 402, 408, 425, 429 and after 5xx: TRIES times, and not past the deadline. Any
-    other status is an answer, for the caller to judge. :raise Stop: 75, or 78 for a certificate nobody vouches for.
+    :raise Stop: 75 after TRIES times or at the deadline, or 78 for a certificate that nobody vouches for
     """
     trouble, host = "", urllib.parse.urlsplit(request.url).netloc
     for attempt in range(TRIES):
@@ -1316,12 +1326,122 @@ def persist(what: str, request: Request, deadline: float) -> Answer:
     raise Stop(LATER, f"{trouble}. Nothing is lost: run again later; what was uploaded is known and not sent twice.")
 
 
+# ---- Asking: a tracker by its name, or any address ----
+
+# An answer is read to its last page, or refused: what is not in it would look deleted. Whatever a tracker says about
+# the rest (a total, a count of pages, a next page) must come true.
+
+SETTINGS = ("TOKEN", "ACCOUNT", "URL")  # after SOURCE_
+ODD = (ValueError, LookupError, TypeError, AttributeError)  # what an answer of another shape leads to
+BY_PERIOD = ("/search/time_entries", "/search/time_entries.csv")  # Toggl's reports are POSTed their days
+
+
+class Web(NamedTuple):
+    """What is asked, and what lets this job in."""
+
+    base: str  # what comes before a path; "" where that is a whole address
+    headers: dict[str, str]
+    deadline: float
+
+    def ask(self, url: str, body: bytes | None = None, after_last: bool = False) -> Answer:
+        """One answer. :raise Stop: it cannot be had; but a 404 after the last page is how Kimai ends."""
+        headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
+        headers |= {"Content-Type": "application/json"} if body else {}
+        request = Request(safe_url("SOURCE", url), {**headers, **self.headers}, body)
+        status, found, text = persist("The tracker", request, self.deadline)
+        if status == 200 or (status == 404 and after_last):
+            return status, found, text
+        said = self.without_secrets(SPACES.sub(" ", text.decode(errors="replace")).strip())
+        said = f" ({said[:200]})" if said and not said.startswith("<") else ""
+        if status in (401, 403):
+            ways = "SOURCE_TOKEN (for some with SOURCE_ACCOUNT), or for an address SOURCE_AUTHORIZATION,"
+            raise Stop(DENIED, f"The tracker answered {status}{said}. {ways} must let this job in.")
+        raise Stop(NO_INPUT, f"The tracker answered {status}, not data.{said}")
+
+    def without_secrets(self, text: str) -> str:
+        """What a tracker says, which may repeat what it was sent."""
+        for secret in (part for value in self.headers.values() for part in value.split()[-1:]):
+            with contextlib.suppress(ValueError):  # what is no Basic authorization
+                inside = base64.b64decode(secret, validate=True).decode().partition(":")[0]
+                text = text.replace(inside or secret, "***")
+            text = text.replace(secret, "***")
+        return text
+
+    def rows(self, path: str, period: Object | None = None) -> Json:
+        """All pages of an answer -> its rows, or the bytes of an answer that is not JSON.
+
+        {page} and {offset} in the path count up until a page adds nothing; else the next page is the one that the
+        answer names. A `period` is POSTed. :raise Stop: it cannot be had, or says itself that it is not whole
+        """
+        counts, url, data = "{page}" in path or "{offset}" in path, "", None
+        told: Headers = {}
+        rows, asked, seen = list[Json](), list[object](), collections.Counter[str]()
+        while True:
+            here = url or self.base + path.replace("{page}", str(len(asked) + 1)).replace("{offset}", str(len(rows)))
+            if (here, period) in asked:
+                raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing of it was uploaded.")
+            asked.append((here, period))
+            status, found, sent = self.ask(here, json.dumps(period).encode() if period else None, len(asked) > 1)
+            if status == 404:
+                break
+            data, told = as_json(sent.decode("utf-8-sig", "surrogateescape")), found
+            url, cursor = next_page(data, told, here), period and told.get("X-Next-Row-Number")
+            if data is None and (len(asked) > 1 or counts or url):
+                says = "The tracker's answer may have several pages, and not all are JSON; nothing of it was uploaded."
+                raise Stop(NO_INPUT, says)
+            if data is None:
+                return sent
+            new = unseen(listed(data), seen)
+            rows += new
+            if period and cursor:
+                period = {**period, "first_row_number": int(cursor)}
+            elif not url and not (counts and new):
+                break
+        if lacking := unfinished(data, told, len(rows), len(asked)):
+            hint = "" if counts else " If it counts its pages, add {page} to the address, such as &page={page}."
+            raise Stop(NO_INPUT, f"The tracker's answer is only a part: {lacking}. Nothing of it was uploaded.{hint}")
+        return rows
+
+    def entries(self, path: str, fill: Object, first: date, last: date, cap: int = 0) -> Json:
+        """The rows of these days; in shorter spans from a tracker that tells no more than `cap` at once."""
+        filled = path
+        for place, value in {**fill, "from": first, "last": last, "to": last + timedelta(days=1)}.items():
+            filled = filled.replace(f"{{{place}}}", str(value))
+        posted = urllib.parse.urlsplit(self.base + filled).path.endswith(BY_PERIOD)
+        found = self.rows(filled, report_of(first, last) if posted else None)
+        if not cap or len(found) < cap:
+            return found
+        if first == last:
+            raise Stop(NO_INPUT, f"The tracker tells no more than {cap} entries, and {first} may have more.")
+        middle = first + (last - first) // 2
+        spans = (first, middle), (middle + timedelta(days=1), last)
+        return [row for span in spans for row in self.entries(path, fill, *span, cap)]
+
+
+def unseen(page: list[Json], seen: collections.Counter[str]) -> list[Json]:
+    """What a page has that no earlier one had. A row that is added while we page moves another one to the next page,
+    where it comes again; equal rows of one page are honest.
+    """
+    here, new = collections.Counter[str](), []
+    for row in page:
+        written = json.dumps(row, sort_keys=True)
+        here[written] += 1
+        new += [row] if here[written] > seen[written] else []
+    seen |= here
+    return new
+
+
+def report_of(first: date, last: date) -> Object:
+    """What Toggl's reports are asked for: names beside the ids, and durations that nobody rounded."""
+    days = {"start_date": first.isoformat(), "end_date": last.isoformat()}
+    return {**days, "enrich_response": True, "rounding": 0, "page_size": 50}
+
+
 def read_headers(name: str, text: str) -> dict[str, str]:
     """`Name: value` pairs with semicolons between; a lone value such as `Bearer TOKEN` is Authorization's."""
     if not (text.isascii() and text.isprintable()):
         raise Stop(CONFIG, f"{name} holds a line break or another character that no header can.")
-    parts = re.split(r";(?=\s*[\w-]+: )", text) if text else []
-    pairs = [re.fullmatch(r"\s*([\w-]+): +(\S.*?)\s*", part) for part in parts]
+    pairs = [re.fullmatch(r"\s*([\w-]+): +(\S.*?)\s*", part) for part in re.split(r";(?=\s*[\w-]+: )", text) if text]
     if all(pairs):
         return {pair[1]: pair[2] for pair in pairs if pair}
     if not re.fullmatch(r"[\w-]+ +\S.*", text):
@@ -1330,163 +1450,62 @@ def read_headers(name: str, text: str) -> dict[str, str]:
     return {"Authorization": text}
 
 
-def ask(request: Request, deadline: float, after_last: bool = False) -> Answer:
-    """One page of a tracker's. :raise Stop: it cannot be had; but a 404 after the last page is how Kimai ends."""
-    headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
-    if request.body is not None:
-        headers["Content-Type"] = "application/json"
-    safe_url("SOURCE", request.url)
-    status, found, text = persist(
-        "The tracker", Request(request.url, {**headers, **request.headers}, request.body), deadline
-    )
-    if status == 200 or (status == 404 and after_last):
-        return status, found, text
-    says = SPACES.sub(" ", text.decode(errors="replace")).strip()
-    for secret in (part for value in request.headers.values() for part in value.split()[-1:]):
-        with contextlib.suppress(ValueError):  # what is no Basic authorization
-            says = says.replace(base64.b64decode(secret, validate=True).decode().partition(":")[0] or secret, "***")
-        says = says.replace(secret, "***")
-    said = f" ({says[:200]})" if says and not says.startswith("<") else ""
-    if status in (401, 403):
-        ways = (
-            "SOURCE_TOKEN (for some with SOURCE_ACCOUNT), or for an address SOURCE_AUTHORIZATION, must let this job in."
-        )
-        raise Stop(DENIED, f"The tracker answered {status}{said}. {ways}")
-    raise Stop(NO_INPUT, f"The tracker answered {status}, not data.{said}")
-
-
-def collect(address: str, headers: dict[str, str], deadline: float, period: Object | None = None) -> list[Json] | bytes:
-    """All pages of a tracker's answer -> its rows, or the bytes of an answer that is not JSON.
-
-    {page} and {offset} in the address count up until a page adds nothing; else the next page is the one that the answer
-    names. A `period` is POSTed, as Toggl's reports want it.
-    :raise Stop: it cannot be had, or says itself that it is not whole
-    """
-    rows, asked, seen = list[Json](), list[tuple[str, str]](), collections.Counter[str]()
-    counts, url, data = "{page}" in address or "{offset}" in address, "", None
-    told: Headers = {}
-    while True:
-        page = url or address.replace("{page}", str(len(asked) + 1)).replace("{offset}", str(len(rows)))
-        body, before, here = json.dumps(period) if period else "", len(rows), collections.Counter[str]()
-        if (page, body) in asked:
-            raise Stop(NO_INPUT, "The tracker's pages lead in a circle; nothing of it was uploaded.")
-        asked.append((page, body))
-        status, found, text = ask(Request(page, headers, body.encode() or None), deadline, after_last=len(asked) > 1)
-        if status == 200 and not begins_like_json(text[:99].decode(errors="replace")):
-            if len(asked) > 1 or counts or next_page(None, found, page):
-                says = "The tracker's answer may have several pages, and not all are JSON; nothing of it was uploaded."
-                raise Stop(NO_INPUT, says)
-            return text
-        if status == 200:
-            data, told = parse_json(text), found
-            for row in listed(data):
-                written = json.dumps(row, sort_keys=True)
-                here[written] += 1
-                # A row that is added while we page moves another from one page to the next, where it comes again.
-                # Equal rows of one page are honest.
-                if here[written] > seen[written]:
-                    rows.append(row)
-            seen |= here
-            url = next_page(data, told, page)
-            if period and (cursor := told.get("X-Next-Row-Number")):
-                period = {**period, "first_row_number": int(cursor)}
-            if url or (counts and len(rows) > before) or (period and cursor):
-                continue
-        if lacking := unfinished(data, told, len(rows), len(asked)):
-            hint = "" if counts else " If it counts its pages, add {page} to the address, such as &page={page}."
-            raise Stop(NO_INPUT, f"The tracker's answer is only a part: {lacking}. Nothing of it was uploaded.{hint}")
-        return rows
-
-
-def from_address(address: str, env: Headers, options: argparse.Namespace, deadline: float) -> typing.Iterator[Row]:
+def from_address(address: str, env: Headers, options: argparse.Namespace, deadline: float) -> Iterable[Row]:
     """Rows of any address; {from} and {to} in it are the first day and the one after the last."""
-    headers = read_headers("SOURCE_AUTHORIZATION", env.get("SOURCE_AUTHORIZATION", "").strip())
-    first, last = options.window or window_of(options)
-    until = (date.fromisoformat(last) + timedelta(days=1)).isoformat()
-    address = address.replace("{from}", first).replace("{to}", until)
-    posted = urllib.parse.urlsplit(address).path.endswith(("/search/time_entries", "/search/time_entries.csv"))
-    found = collect(address, headers, deadline, report_of(first, until) if posted else None)
-    return read_file(io.BytesIO(found), options) if isinstance(found, bytes) else read_json(found, options)
+    web = Web("", read_headers("SOURCE_AUTHORIZATION", env.get("SOURCE_AUTHORIZATION", "").strip()), deadline)
+    first, last = map(date.fromisoformat, options.window or window_of(options))
+    found = web.entries(address, {}, first, last)
+    return read_file(found, options) if isinstance(found, bytes) else read_json(found, options)
 
 
-def report_of(first: str, last: str) -> Object:
-    """What Toggl's reports are asked for: names beside the ids, and durations that nobody rounded."""
-    return {"start_date": first, "end_date": last, "enrich_response": True, "rounding": 0, "page_size": 50}
-
-
-def from_tracker(name: str, env: Headers, options: argparse.Namespace, deadline: float) -> typing.Iterator[Row]:
+def from_tracker(name: str, env: Headers, options: argparse.Namespace, deadline: float) -> Iterable[Row]:
     """Rows of a tracker that is asked by name: those of the window, and of a day more on both sides, because a day
     begins at another time elsewhere. :raise Stop: a setting lacks, or the answer cannot be had whole
     """
-    tracker = TRACKERS[name]
-    token, account, url = (env.get(f"SOURCE_{what}", "").strip() for what in ("TOKEN", "ACCOUNT", "URL"))
-    settings = {
-        "SOURCE_TOKEN": token,
-        "SOURCE_URL": url or tracker.base,
-        "SOURCE_ACCOUNT": account or not tracker.account,
-    }
-    if lacking := [setting for setting, value in settings.items() if not value]:
+    tracker, given = TRACKERS[name], {what: env.get(f"SOURCE_{what}", "").strip() for what in SETTINGS}
+    given["URL"] = given["URL"] or tracker.base
+    if lacking := [f"SOURCE_{what}" for what in tracker.needs.split() if not given[what]]:
         raise Stop(CONFIG, f"{name} needs {' and '.join(lacking)}; docs/trackers.md says where to find it.")
-    base, token = safe_url("SOURCE_URL", url or tracker.base).rstrip("/"), token.removesuffix(":api_token")
-    basic = base64.b64encode(f"{token}:api_token".encode()).decode()
-    headers = read_headers("SOURCE_TOKEN", tracker.headers.format(token=token, basic=basic, account=account))
-
-    def rows(path: str, period: Object | None = None) -> list[Json]:
-        found = collect(base + path, headers, deadline, period)
-        if isinstance(found, bytes):
-            raise Stop(NO_INPUT, f"{name} answered no JSON; is SOURCE_URL right?")
-        return found
-
-    def entries(first: date, last: date) -> list[Json]:
-        path, until = tracker.path, last + timedelta(days=1)
-        for place, value in {**fill, "from": first, "to": last, "until": until}.items():
-            path = path.replace(f"{{{place}}}", str(value))
-        found = rows(path, report_of(str(first), str(last)) if name == "toggl-reports" else None)
-        if not tracker.cap or len(found) < tracker.cap:
-            return found
-        if first == last:
-            raise Stop(NO_INPUT, f"{name} tells no more than {tracker.cap} entries, and {first} may have more.")
-        middle = first + (last - first) // 2
-        return entries(first, middle) + entries(middle + timedelta(days=1), last)
-
-    who: Object = {}
-    if tracker.who:
-        with or_stop(NO_INPUT, f"{name} did not tell who asks; is SOURCE_URL right?", ValueError, AttributeError):
-            who = flat(json.loads(ask(Request(base + tracker.who, headers), deadline)[2]))
-    who = {column.removeprefix("data."): value for column, value in who.items()}
-    told = {"user": {str(who.get("id")): who.get("email") or who.get("name") or ""}}
-    fill = {"account": account or who.get("activeWorkspace"), "id": who.get("id"), "member": ""}
-    if name == "solidtime":
-        fill, told = solidtime(account, told, rows)
-    zone = options.zone
+    given["TOKEN"] = given["TOKEN"].removesuffix(":api_token")
+    given["BASIC"] = base64.b64encode(f"{given['TOKEN']}:api_token".encode()).decode()
+    headers = read_headers("SOURCE_TOKEN", tracker.headers.format_map(given))
+    web, zone = Web(safe_url("SOURCE_URL", given["URL"]).rstrip("/"), headers, deadline), options.zone
+    with or_stop(NO_INPUT, f"{name} answers strangely; is SOURCE_URL right?", *ODD):
+        who: Object = flat(json.loads(web.ask(web.base + tracker.who)[2])) if tracker.who else {}
+        who = {column.removeprefix("data."): value for column, value in who.items()}
+        told: Told = {"user": {str(who.get("id")): who.get("email") or who.get("name") or ""}}
+        fill = {"account": given["ACCOUNT"] or who.get("activeWorkspace"), "id": who.get("id")}
+        if name == "solidtime":
+            fill, told = solidtime(web, given["ACCOUNT"], told)
     with contextlib.suppress(ValueError):
         zone = zone or read_zone(str(who.get("timezone") or who.get("settings.timeZone")))
     first, last = (date.fromisoformat(day) for day in options.window)
-    found = entries(first - timedelta(days=1), last + timedelta(days=1))
+    found = web.entries(tracker.path, fill, first - timedelta(days=1), last + timedelta(days=1), tracker.cap)
+    if isinstance(found, bytes):
+        raise Stop(NO_INPUT, f"{name} answered no JSON; is SOURCE_URL right?")
     return read_json(found, options, zone=zone, told=told)
 
 
-def solidtime(account: str, told: Told, rows: typing.Callable[[str], list[Json]]) -> tuple[Object, Told]:
+def solidtime(web: Web, account: str, told: Told) -> tuple[Object, Told]:
     """The organisation that is asked, and the names of its projects and members -> (fill, told).
 
     Whoever may not see the members may see their own entries only. :raise Stop: which organisation cannot be told
     """
-    with or_stop(NO_INPUT, "solidtime's answer is not as its documentation says.", LookupError, TypeError):
-        mine = {place["organization"]["id"]: place for place in rows("/api/v1/users/me/memberships")}
-        account = account or (next(iter(mine)) if len(mine) == 1 else "")
-        if account not in mine:
-            names = ", ".join(f"{place} ({mine[place]['organization']['name']})" for place in mine)
-            raise Stop(CONFIG, f"SOURCE_ACCOUNT must be an organisation of this token's person: {names}.")
-        here, member = f"/api/v1/organizations/{account}", ""
-        told["project"] = {place["id"]: place["name"] for place in rows(here + "/projects?archived=all&page={page}")}
-        try:
-            members = rows(here + "/members?page={page}")
-            told["user"] = {member["user_id"]: member.get("email") or member["name"] for member in members}
-        except Stop as stop:
-            if stop.status != DENIED:
-                raise
-            member = f"&member_id={mine[account]['id']}"
-    return {"account": account, "member": member}, told
+    mine = {place["organization"]["id"]: place for place in web.rows("/api/v1/users/me/memberships")}
+    account = account or (next(iter(mine)) if len(mine) == 1 else "")
+    if account not in mine:
+        names = ", ".join(f"{place} ({mine[place]['organization']['name']})" for place in mine)
+        raise Stop(CONFIG, f"SOURCE_ACCOUNT must be an organisation of this token's person: {names}.")
+    here, member = f"/api/v1/organizations/{account}", ""
+    projects = {place["id"]: place["name"] for place in web.rows(here + "/projects?archived=all&page={page}")}
+    try:
+        members = web.rows(here + "/members?page={page}")
+        told = {"user": {member["user_id"]: member.get("email") or member["name"] for member in members}}
+    except Stop as stop:
+        if stop.status != DENIED:
+            raise
+        member = f"&member_id={mine[account]['id']}"
+    return {"account": account, "member": member}, {**told, "project": projects}
 
 
 # ---- Token: the client-credentials grant (RFC 6749 section 4.4), kept until it expires ----
@@ -1497,6 +1516,9 @@ def solidtime(account: str, told: Told, rows: typing.Callable[[str], list[Json]]
 
 NEEDED = ("AUTH0_DOMAIN", "AUTH0_AUDIENCE", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET", "TIMESHEETS_URL")
 OTHERS = ("TOKEN_URL", "TOKEN_SCOPE", "TOKEN_RESOURCE")  # for issuers that are not Auth0
+SETTING = re.compile(
+    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))\s*(?:(?<=\s)\#.*)?""", re.ASCII
+)
 Settings = dict[str, str]
 
 
@@ -1505,8 +1527,7 @@ def read_settings(env: Headers) -> Settings:
     settings = {name: env.get(name, "").strip() for name in NEEDED + OTHERS}
     if env.get("AUTH0_CLIENT_SECRET_FILE") and not settings["AUTH0_CLIENT_SECRET"]:
         settings["AUTH0_CLIENT_SECRET"] = private_text(env["AUTH0_CLIENT_SECRET_FILE"], mounted=True).strip()
-    missing = [name for name in NEEDED if not settings[name]]
-    if missing:
+    if missing := [name for name in NEEDED if not settings[name]]:
         where = "They come from the environment or --env-file; the README says where to find each."
         raise Stop(CONFIG, f"Missing: {', '.join(missing)}. {where}")
     if not settings["AUTH0_CLIENT_SECRET"].isprintable():
@@ -1527,13 +1548,7 @@ def private_text(path: str, mounted: bool = False) -> str:
         mode = os.stat(path).st_mode if os.name == "posix" else 0
         if mode & 0o077 and not (mounted and not mode & 0o222):
             raise Stop(CONFIG, f"{path} can be read by others. It holds a secret: chmod 600 {path}")
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-
-
-SETTING = re.compile(
-    r"""(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))(?:(?:^|\s+)\#.*)?""", re.ASCII
-)
+        return pathlib.Path(path).read_text(encoding="utf-8-sig")
 
 
 def read_env_file(path: str) -> Settings:
@@ -1560,6 +1575,23 @@ def token_request(settings: Settings) -> Request:
     return Request(settings["TOKEN_URL"], {}, urllib.parse.urlencode(form).encode())
 
 
+ADD_SCOPE = (
+    "Add batch:upload to the application's grant: Auth0 dashboard > Applications > APIs > the Timesheets API > "
+    "Machine to Machine Applications > this application."
+)
+NOT_AUTH0 = "If the issuer is not Auth0: TOKEN_URL, TOKEN_SCOPE and TOKEN_RESOURCE say what its token endpoint wants."
+REFUSALS = [  # what `STATUS error: description` of the token endpoint is searched for, and what it usually means
+    ("^401", "The issuer does not accept AUTH0_CLIENT_ID with its secret. Was the secret rotated?"),
+    ("Service not found", "The issuer has no API with the identifier {}. AUTH0_AUDIENCE must match one."),
+    ("client-grant|not authorized", "This application may not ask for tokens for {}. " + ADD_SCOPE),
+    (
+        "^404|^... invalid_(request|scope|target|resource):",
+        "The issuer does not understand the request for a token ({status}). " + NOT_AUTH0,
+    ),
+    ("", "The issuer refused a token ({status}). Is the client-credentials grant on for this application?"),
+]
+
+
 def read_token(status: int, body: bytes, settings: Settings) -> tuple[str, float]:
     """Judge the answer to `token_request` -> (token, the time it expires, in seconds since 1970).
 
@@ -1573,7 +1605,9 @@ def read_token(status: int, body: bytes, settings: Settings) -> tuple[str, float
         says = f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}"
         raise Stop(DENIED, says)
     if status != 200:
-        raise Stop(DENIED, refused(status, f"{answer.get('error')}: {answer.get('error_description')}", settings))
+        said = f"{status} {answer.get('error')}: {answer.get('error_description')}"
+        means = next(means for pattern, means in REFUSALS if re.search(pattern, said))
+        raise Stop(DENIED, means.format(settings["AUTH0_AUDIENCE"], status=status))
     token, lifetime = answer.get("access_token"), answer.get("expires_in")
     if not isinstance(token, str) or str(answer.get("token_type")).lower() != "bearer":
         raise Stop(DENIED, "The token endpoint answered without a bearer token; is AUTH0_DOMAIN an Auth0 tenant's?")
@@ -1585,49 +1619,19 @@ def read_token(status: int, body: bytes, settings: Settings) -> tuple[str, float
     return token, clock() + (lifetime if isinstance(lifetime, (int, float)) else 0)
 
 
-ADD_SCOPE = (
-    "Add batch:upload to the application's grant: Auth0 dashboard > Applications > APIs > the Timesheets API > "
-    "Machine to Machine Applications > this application."
-)
-NOT_AUTH0 = "If the issuer is not Auth0: TOKEN_URL, TOKEN_SCOPE and TOKEN_RESOURCE say what its token endpoint wants."
+def kept_in(folder: str, kind: str, *about: object) -> str:
+    """The file in which something is kept, named after what it is about, so that two jobs may share a folder."""
+    named = json.dumps(about, default=str)
+    return os.path.join(folder, f"{kind}-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json")
 
 
-def refused(status: int, description: str, settings: Settings) -> str:
-    """What a refusal by the token endpoint usually means."""
-    if status == 401:
-        return "The issuer does not accept AUTH0_CLIENT_ID with its secret. Was the secret rotated?"
-    if "Service not found" in description:
-        return f"The issuer has no API with the identifier {settings['AUTH0_AUDIENCE']}. AUTH0_AUDIENCE must match one."
-    if "client-grant" in description or "not authorized" in description:
-        return f"This application may not ask for tokens for {settings['AUTH0_AUDIENCE']}. {ADD_SCOPE}"
-    if status == 404 or re.match("invalid_(request|scope|target|resource):", description):
-        return f"The issuer does not understand the request for a token ({status}). {NOT_AUTH0}"
-    return f"The issuer refused a token ({status}). Is the client-credentials grant on for this application?"
-
-
-def cached_token(settings: Settings, folder: str, deadline: float, fresh: bool = False) -> tuple[str, bool]:
-    """A token from the cache, or a new one when it has less than a minute left, or when `fresh` asks for one
-    -> (token, whether it is new).
-
-    The cache is named after whom is asked, by which client, for what, so that two jobs may share a folder. It is
-    written under another name and moved into place: whoever reads it finds a whole token or none.
-    """
-    named = "\n".join(settings[name] for name in ("AUTH0_CLIENT_ID", "AUTH0_AUDIENCE", *OTHERS))
-    path = os.path.join(folder, f"token-{hashlib.sha256(named.encode()).hexdigest()[:16]}.json")
-    try:
-        kept = json.loads(private_text(path)) if os.path.exists(path) and not fresh else {"expires": 0}
-        if kept["expires"] - 60 > clock():
-            return str(kept["token"]), False
-    except (Stop, ValueError, LookupError, TypeError):
-        log.warning("%s is no private file with a token in it; a new one is fetched", path)
-    status, _, body = persist("The token endpoint", token_request(settings), deadline)
-    token, expires = read_token(status, body, settings)
-    log.info("token ok, good for %.0f minutes", (expires - clock()) / 60)
-    try:
-        keep(path, {"token": token, "expires": expires})
-    except OSError as fault:
-        log.error("%s cannot be written (%s), so each run asks the issuer for a new token", path, fault.strerror)
-    return token, True
+def recall(path: str, what: str) -> Object:
+    """What `keep` wrote; nothing if it wrote none, or with a warning if it is broken or others can read it."""
+    if os.path.exists(path):
+        with contextlib.suppress(Stop, ValueError):
+            return dict(json.loads(private_text(path)))
+        log.warning("%s is no private file with %s in it; a new one is made", path, what)
+    return {}
 
 
 def keep(path: str, what: Object) -> None:
@@ -1642,6 +1646,24 @@ def keep(path: str, what: Object) -> None:
         raise
 
 
+def get_token(settings: Settings, folder: str, deadline: float, fresh: bool = False) -> tuple[str, bool]:
+    """A token that was kept, or a new one when that has less than a minute left, or when `fresh` asks for one
+    -> (token, whether it is new). It is known by whom was asked, by which client, for what.
+    """
+    path = kept_in(folder, "token", *(settings[name] for name in ("AUTH0_CLIENT_ID", "AUTH0_AUDIENCE", *OTHERS)))
+    kept = {} if fresh else recall(path, "a token")
+    if kept.get("expires", 0) - 60 > clock():
+        return str(kept["token"]), False
+    status, _, body = persist("The token endpoint", token_request(settings), deadline)
+    token, expires = read_token(status, body, settings)
+    log.info("token ok, good for %.0f minutes", (expires - clock()) / 60)
+    try:
+        keep(path, {"token": token, "expires": expires})
+    except OSError as fault:
+        log.error("%s cannot be written (%s), so each run asks the issuer for a new token", path, fault.strerror)
+    return token, True
+
+
 # ---- Applying: chunks of changes, each judged by the API ----
 
 # The API answers a chunk with one result a row, after it is on disk. If this job or the API is killed at any moment,
@@ -1653,10 +1675,10 @@ class Api:
 
     def __init__(self, settings: Settings, folder: str, deadline: float) -> None:
         self.settings, self.folder, self.deadline = settings, folder, deadline
-        self.token, self.new = cached_token(settings, folder, deadline)
+        self.token, self.new = get_token(settings, folder, deadline)
 
     def call(self, path: str, body: bytes | None = None) -> tuple[int, Headers, Json]:
-        """(status, headers, JSON). A token from the cache that is refused is dropped and fetched once more.
+        """(status, headers, JSON). A kept token that is refused is dropped and fetched once more.
 
         :raise Stop: no use
         """
@@ -1666,11 +1688,13 @@ class Api:
             status, found, text = persist("The Timesheets API", request, self.deadline)
             if status != 401 or self.new:
                 break
-            self.token, self.new = cached_token(self.settings, self.folder, self.deadline, fresh=True)
+            self.token, self.new = get_token(self.settings, self.folder, self.deadline, fresh=True)
         if status == 413:  # perhaps a proxy's, in HTML
             return status, found, None
         with or_stop(CONFIG, f"The Timesheets API answered {status} and no JSON; is TIMESHEETS_URL right?", ValueError):
             answer = json.loads(text)
+        if status == 200:
+            return status, found, answer
         detail = answer.get("detail", "") if isinstance(answer, dict) else ""
         if status == 401:
             says = (
@@ -1679,11 +1703,8 @@ class Api:
             raise Stop(DENIED, f"The API does not accept the issuer's token. {says} as does `timesheets.py explain`.")
         if status == 403:
             raise Stop(DENIED, f"The API says: {detail} {ADD_SCOPE}")
-        if status == 404:
-            detail += " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets."
-        if status != 200:
-            raise Stop(CONFIG, f"The API answered {status}: {detail}")
-        return status, found, answer
+        hint = " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets." if status == 404 else ""
+        raise Stop(CONFIG, f"The API answered {status}: {detail}{hint}")
 
     def upload(self, rows: list[Object], dry_run: bool) -> list[Object]:
         """Upload rows in chunks -> a result each, in order: {"index", "external_id", "status", "id", "errors"}.
@@ -1708,9 +1729,8 @@ class Api:
     def held(self, first: str, last: str) -> list[Entry]:
         """This source's live entries in the window, read page by page."""
         path, held = f"/timesheets/upload?limit=1000&from={first}&to={last}", list[Entry]()
-        with or_stop(
-            SOFTWARE, "The API's list of entries is not as expected; tell its makers.", LookupError, TypeError
-        ):
+        says = "The API's list of entries is not as expected; tell its makers."
+        with or_stop(SOFTWARE, says, LookupError, TypeError):
             while path:
                 _, headers, entries = self.call(path)
                 held += map(held_entry, entries)
@@ -1722,14 +1742,12 @@ class Api:
 def held_entry(said: Object) -> Entry:
     """An entry as the API lists it. A key without the tracker's id tells the person, as the export writes it."""
     key, worked = said["external_id"], round(said["hours"] * 3600)
-    without_id = re.fullmatch(r"[^:]+:(.*):\d{4}-\d\d-\d\d:\d+", key)
-    person = without_id[1] if without_id else ""
-    return Entry(
-        key, person, said["user_id"], said["date"], said["project"], worked, said["description"], bool(said["approved"])
-    )
+    person = re.fullmatch(r"[^:]+:(.*):\d{4}-\d\d-\d\d:\d+", key)
+    place = said["user_id"], said["date"], said["project"]
+    return Entry(key, person[1] if person else "", *place, worked, said["description"], bool(said["approved"]))
 
 
-def apply(api: Api, changes: list[Change], dry_run: bool) -> typing.Iterator[tuple[Change, str, str]]:
+def apply(api: Api, changes: list[Change], dry_run: bool) -> Iterator[tuple[Change, str, str]]:
     """Carry out a plan, or ask what would come of it -> yields (change, status, why) of each step that is sent.
 
     Deletions go first: a row that takes the place of another entry is sent only if that one could go.
@@ -1768,46 +1786,52 @@ OUTCOMES = ("created", "updated", "unchanged", "rejected", "skipped")
 def run(options: argparse.Namespace) -> int:
     """The whole job -> the exit status."""
     deadline, export = clock() + DEADLINE, Export(options)
-    with contextlib.ExitStack() as stack:
-        options.state = "" if options.print else state_folder(options)
-        env = environment(options)
-        settings = {} if options.print else read_settings(env)
-        if options.rejects:
-            stack.callback(write_rejects, stack.enter_context(open_rejects(options)), export)
-        if not options.print:
-            stack.enter_context(only_one(options.state))
-        for source in options.source:
-            export.take_all(rows_of(source, env, options, deadline))
-        log.info("read %s", many(export.read, "row"))
+    options.state = "" if options.print else state_folder(options)
+    env = environment(options)
+    with reporting(export):
         if options.print:
-            if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
-                sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-            for change in match([row for row in export.rows if row.seconds], [], set(), export.feed):
-                print(json.dumps(uploaded(change), ensure_ascii=False))
+            read(export, env, deadline)
+            show(export)
         else:
-            counts = bring(export, Api(settings, options.state, deadline), options)
+            settings = read_settings(env)
+            with only_one(options.state):
+                read(export, env, deadline)
+                counts = bring(export, Api(settings, options.state, deadline))
         for reject in export.rejects:
             log.error("line %s: %s", reject.line, reject.fault)
-            log.info("    %s", ", ".join(str(value) for value in (reject.record or {}).values()))
+            log.info("    %s", ", ".join(map(str, reject.row.cells if reject.row else ())))
         if not options.print:
-            account(export, counts, options)
+            account(export, counts)
     return REJECTED if export.rejects else OK
 
 
-def rows_of(source: str, env: Headers, options: argparse.Namespace, deadline: float) -> typing.Iterator[Row]:
-    """The rows of a tracker, an address, a file or standard input. :raise Stop: it cannot be read."""
-    if source in TRACKERS:
-        return from_tracker(source, env, options, deadline)
-    if "://" in source:
-        return from_address(source, env, options, deadline)
-    with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
-        content = sys.stdin.buffer.read() if source == "-" else pathlib.Path(source).read_bytes()
-    return read_file(io.BytesIO(content), options)
+def read(export: Export, env: Headers, deadline: float) -> None:
+    """Take the rows of all sources: a tracker, addresses, files or standard input. :raise Stop: one cannot be read."""
+    for source in export.options.source:
+        if source in TRACKERS:
+            rows = from_tracker(source, env, export.options, deadline)
+        elif "://" in source:
+            rows = from_address(source, env, export.options, deadline)
+        else:
+            with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
+                content = sys.stdin.buffer.read() if source == "-" else pathlib.Path(source).read_bytes()
+            rows = read_file(content, export.options)
+        export.take_all(rows)
+    log.info("read %s", many(export.read, "row"))
 
 
-def bring(export: Export, api: Api, options: argparse.Namespace) -> collections.Counter[str]:
+def show(export: Export) -> None:
+    """Print the entries as they would be named."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    written = json.JSONEncoder(ensure_ascii=False).encode
+    for change in match([row for row in export.rows if row.seconds], [], set(), export.feed):
+        print(written(uploaded(change)))
+
+
+def bring(export: Export, api: Api) -> collections.Counter[str]:
     """Compare with what the API holds, make the plan, check it, apply it -> how many rows ended how."""
-    rows = export.rows
+    rows, options = export.rows, export.options
     days = [row.day for row in rows if row.day] + list(options.window if options.covers else ())
     keys, feed = {row.key for row in rows} - {""}, f"{export.feed}:"
     own = any(":" not in key for key in keys)  # of an input's own making, so they name no feed
@@ -1824,9 +1848,7 @@ def bring(export: Export, api: Api, options: argparse.Namespace) -> collections.
     counts = collections.Counter(skipped=export.skipped + sum(not row.seconds and not row.fault for row in rows))
     counts["unchanged"] += sum(change.sign == "=" for change in changes)
     says = "an approved entry stays as it is until its approval is taken back; this row says"
-    kept = [
-        (change, "rejected", f"{says}: {told(change._replace(sign=''))}") for change in changes if change.sign == "!"
-    ]
+    kept = [(c, "rejected", f"{says}: {told(c._replace(sign=''))}") for c in changes if c.sign == "!"]
     for change, status, why in itertools.chain(kept, apply(api, changes, options.dry_run)):
         if options.dry_run and status != "unchanged":
             print(f"{told(change._replace(sign='!'))}: {why}" if status == "rejected" else told(change))
@@ -1839,26 +1861,26 @@ def bring(export: Export, api: Api, options: argparse.Namespace) -> collections.
     return counts
 
 
-def account(export: Export, counts: collections.Counter[str], options: argparse.Namespace) -> None:
+def account(export: Export, counts: collections.Counter[str]) -> None:
     """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
     counts["rejected"] = len(export.rejects)
     if sum(counts[outcome] for outcome in OUTCOMES) != export.read:
         raise Stop(SOFTWARE, f"{many(export.read, 'row')} read, but these accounted for: {dict(counts)}.")
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (*OUTCOMES, "deleted") if counts[outcome])
     changed = counts["created"] + counts["updated"] + counts["deleted"]
-    level = logging.WARNING if changed or sys.stderr.isatty() else logging.INFO
-    log.log(level, f"{'dry run: ' if options.dry_run else ''}{many(export.read, 'row')}: {said or 'nothing to do'}")
+    level, dry = logging.WARNING if changed or sys.stderr.isatty() else logging.INFO, export.options.dry_run
+    log.log(level, f"{'dry run: ' if dry else ''}{many(export.read, 'row')}: {said or 'nothing to do'}")
 
 
 @contextlib.contextmanager
-def only_one(folder: str) -> typing.Iterator[None]:
-    """A lock per state directory, which the system frees when this process ends, however it ends. :raise Stop: 75."""
+def only_one(folder: str) -> Iterator[None]:
+    """A lock per state directory, which the system frees when this process ends, however it ends. :raise Stop: 75.
+
+    Windows has no such lock; there the API alone sees to it that two runs at once double nothing.
+    """
     with open(os.path.join(folder, "lock"), "a+") as file:
         with or_stop(LATER, "Another run is under way in this state directory; this one leaves.", OSError):
-            if sys.platform == "win32":
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
+            if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
@@ -1882,26 +1904,35 @@ def environment(options: argparse.Namespace) -> Headers:
     return env
 
 
-def open_rejects(options: argparse.Namespace) -> typing.TextIO:
-    """The file of rejects, empty. :raise Stop: it cannot be written, or is what is about to be read."""
-    path, sources = options.rejects, options.source
+@contextlib.contextmanager
+def reporting(export: Export) -> Iterator[None]:
+    """Write the rejects at the end, however that comes, as CSV for people: line, reason, and the row's own columns.
+
+    :raise Stop: the file cannot be written, or is what is about to be read
+    """
+    path = export.options.rejects
+    if not path:
+        yield
+        return
     with or_stop(USAGE, f"{path} cannot be written:", OSError):
-        if any(os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name) for name in sources):
+        sources = filter(os.path.exists, export.options.source)
+        if os.path.exists(path) and any(os.path.samefile(path, source) for source in sources):
             raise Stop(USAGE, f"--rejects {path} would overwrite the source; name another file.")
-        return open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")
-
-
-def write_rejects(file: typing.TextIO, export: Export) -> None:
-    """Rejects as CSV for people: line, reason, and the row's own columns. Mend the row where it came from."""
-    columns = list(dict.fromkeys(name for reject in export.rejects for name in reject.record or () if name != FAULT))
-    written = csv.writer(file)
-    written.writerow(["line", "reason", *columns])
-    for reject in export.rejects:
-        written.writerow([reject.line, reject.fault, *((reject.record or {}).get(name) for name in columns)])
+        file = open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")
+    with file:
+        try:
+            yield
+        finally:
+            rows = [dict(zip(r.row.sheet.titles, r.row.cells)) if r.row else {} for r in export.rejects]
+            columns = list(dict.fromkeys(name for row in rows for name in row if row[name] is not None))
+            written = csv.writer(file)
+            written.writerow(["line", "reason", *columns])
+            for reject, row in zip(export.rejects, rows):
+                written.writerow([reject.line, reject.fault, *map(row.get, columns)])
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
+    def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{message}; --help says more\n")
 
 
@@ -1969,7 +2000,7 @@ def read_options(options: argparse.Namespace) -> argparse.Namespace:
             raise Stop(USAGE, f"{says} Of {', '.join(UNITS)} it names one.")
         options.map = {"user" if role == "user_id" else role: column for role, column in options.map.items()}
     options.names_file = options.names
-    options.names = read_names(options.names) if options.names else {"user": {}, "project": {}}
+    options.names = read_names(options.names or "")
     return options
 
 
@@ -1994,13 +2025,13 @@ def known_trouble(options: argparse.Namespace, trouble: str) -> bool:
 
     cron mails what is said; the same mail every hour is one that nobody reads.
     """
-    job = json.dumps([options.source, options.feed, options.user, options.names_file], default=str)
-    path = os.path.join(options.state, f"said-{hashlib.sha256(job.encode()).hexdigest()[:16]}.json")
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        known = os.path.exists(path)
-        last: Object = json.loads(pathlib.Path(path).read_text(encoding="utf-8")) if known else {"trouble": ""}
-        if trouble == last["trouble"] and (not trouble or clock() - last["at"] < 85_000):  # a day, less a late start
-            return True
+    path = kept_in(options.state, "said", options.source, options.feed, options.user, options.names_file)
+    last = recall(path, "the last trouble")
+    if trouble == last.get("trouble", "") and (
+        not trouble or clock() - last["at"] < 85_000
+    ):  # a day, less a late start
+        return True
+    with contextlib.suppress(OSError):
         keep(path, {"trouble": trouble, "at": clock()})
     return False
 
