@@ -1762,6 +1762,19 @@ def test_page_is_bounded_in_bytes_too(api):
     assert seen == 400
 
 
+@pytest.mark.parametrize("limit", [1001, 2000, 2500, 10_000])
+def test_large_page_is_read_in_parts_that_join(api, limit):
+    """Parts and pages meet without gap or overlap, wherever they end."""
+    api.upload(*(row(f"e{n}", date=f"2026-{1 + n % 11:02}-01") for n in range(2_500)))
+    path, seen = f"/timesheets?limit={limit}", []
+    while path:
+        answer = api.call("GET", path, api.ann)
+        assert len(answer.json) == min(limit, 2_500 - len(seen))
+        seen += [(entry["date"], entry["id"]) for entry in answer.json]
+        path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
+    assert (seen, len(set(seen))) == (sorted(seen, reverse=True), 2_500)
+
+
 @pytest.mark.parametrize("limit", [1, 7, 25, 1000, 10_000])
 @pytest.mark.parametrize(
     ("path", "who", "count", "newest_first"),

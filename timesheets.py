@@ -1088,8 +1088,13 @@ def respell(db: Any) -> None:
                 db.execute("DELETE FROM replay WHERE user_id = ?", (old,))
 
 
-def name_replayed(db: Any) -> None:
-    """Remember of a first answer which entry it was; its first version stands in the history."""
+def carry_over(db: Any) -> None:
+    """Number the versions in the history as they were written, and name the entries of first answers."""
+    if db.execute("SELECT entry_id FROM history LIMIT 1").fetchone():
+        db.execute(
+            "INSERT INTO past SELECT entry_id, row_number() OVER (PARTITION BY entry_id ORDER BY rowid), user_id, date,"
+            " project, seconds, description, approved, voided, '', changed_at, changed_by FROM history"
+        )
     for user_id, key, answer in db.execute("SELECT user_id, key, answer FROM replay").fetchall():
         sql = "UPDATE replay SET entry_id = ? WHERE user_id = ? AND key = ?"
         db.execute(sql, (json.loads(answer)["id"], user_id, key))
@@ -1145,17 +1150,26 @@ SCHEMA: list[str | Callable[[Any], None]] = [
         changed_at TEXT NOT NULL, changed_by TEXT NOT NULL,
         PRIMARY KEY (entry_id, version)
     ) STRICT;
-    INSERT INTO past SELECT entry_id, row_number() OVER (PARTITION BY entry_id ORDER BY changed_at, replaced_at),
-        user_id, date, project, seconds, description, approved, voided, '', changed_at, changed_by FROM history;
+    ALTER TABLE replay ADD COLUMN entry_id INTEGER NOT NULL DEFAULT 0   -- its first version is the first answer
+    """,
+    carry_over,
+    """
     DROP TABLE history;
     ALTER TABLE past RENAME TO history;
     UPDATE entry SET version = 1 + (SELECT count(*) FROM history WHERE entry_id = entry.id)
         WHERE id IN (SELECT entry_id FROM history);
-    ALTER TABLE replay ADD COLUMN entry_id INTEGER NOT NULL DEFAULT 0
+    ALTER TABLE replay DROP COLUMN answer
     """,
-    name_replayed,
-    "ALTER TABLE replay DROP COLUMN answer",
 ]
+
+
+def run_step(db: Any, step: str | Callable[[Any], None]) -> None:
+    """Bring the schema to the next version."""
+    if callable(step):
+        return step(db)
+    for statement in re.sub(r"--.*", "", step).split(";"):
+        db.execute(statement)
+    return None
 
 
 def in_a_line(fault: object) -> str:
@@ -1266,11 +1280,7 @@ class Database:
         with self.transaction() as db:
             found = self.version(db)
             for version, step in list(enumerate(SCHEMA, start=1))[found:]:
-                if callable(step):
-                    step(db)
-                else:
-                    for statement in re.sub(r"--.*", "", step).split(";"):
-                        db.execute(statement)
+                run_step(db, step)
                 self.set_version(db, version)
         return found
 
@@ -1502,16 +1512,22 @@ def whose(default: str) -> str:
 
 def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False) -> bytes:
     """Send one page of the live entries that pass the tests, by date and id; a Link leads to the next (RFC 8288)."""
-    query, size = request["query"], request["query"].limit
+    query, size, rows = request["query"], request["query"].limit, list[tuple[Any, ...]]()
     beyond, order, start = ("<", " DESC", "9999-99-99.0") if newest_first else (">", "", "0000-00-00.0")
     day, _, entry_id = (start if query.after is UNSET else query.after).partition(".")
-    rows = request.app.db.read(
+    sql = (
         f"SELECT {COLUMNS} FROM entry WHERE {' AND '.join(['voided = 0', *kind, *tests])}"
-        f" AND (date, id) {beyond} (?, ?) ORDER BY date{order}, id{order} LIMIT ?",
-        [*tests.values(), day, int(entry_id), size + 1],
+        f" AND (date, id) {beyond} (?, ?) ORDER BY date{order}, id{order} LIMIT ?"
     )
+    # A large page is read in parts, so that long texts are not all in memory before the page turns out to be full.
+    while len(rows) <= size and sum(len(row[5]) for row in rows) <= MAX_PAGE:
+        part = min(size + 1 - len(rows), 1001)
+        rows += (more := request.app.db.read(sql, [*tests.values(), day, int(entry_id), part]))
+        if len(more) < part:
+            break
+        entry_id, _, day, *_ = rows[-1]
     while len(page := answer_list([entry_of(row) for row in rows[:size]], KEYS)) > MAX_PAGE:
-        size //= 2
+        size = min(size, len(rows)) // 2
     if len(rows) > size:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
         following = request["given"] | {"after": f"{rows[size - 1][2]}.{rows[size - 1][0]}"}
         address = f"{request.app.settings.public_url}{request.path}?{urllib.parse.urlencode(following)}"
@@ -2743,6 +2759,10 @@ class Postgres(Database):
         self.pool.close()
 
 
+# What SQLite writes otherwise.
+SPELLINGS = [("?", "%s"), (") STRICT", ")"), ("id INTEGER PRIMARY KEY", "id BIGINT PRIMARY KEY"), ("rowid", "ctid")]
+
+
 class PostgresConnection:
     """A psycopg connection that takes SQLite's way of writing parameters and tables."""
 
@@ -2751,7 +2771,8 @@ class PostgresConnection:
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> Any:
         """Run a statement -> its cursor."""
-        sql = sql.replace("?", "%s").replace(") STRICT", ")").replace("id INTEGER PRIMARY KEY", "id BIGINT PRIMARY KEY")
+        for sqlites, ours in SPELLINGS:
+            sql = sql.replace(sqlites, ours)
         return self.connection.execute(sql, values or None)
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -2813,6 +2834,14 @@ def explain_caller(app: App, caller: Caller) -> bool:
     claim = app.settings.user_claim or "that holds the person's e-mail"
     advice = f"put the claim {claim} into it (USER_CLAIM), or no route for people opens"
     mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", advice)
+    if caller.people is not None and "batch:upload" in caller.scopes:
+        listed = ", ".join(sorted(caller.people)) or "nobody"
+        mark(
+            bool(caller.people),
+            "uploads for",
+            listed,
+            f"put people or *@domain into the claim {app.settings.people_claim}",
+        )
     mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; see the README on scopes")
     opened = 0
     for route in api.routes:
