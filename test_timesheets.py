@@ -2859,6 +2859,14 @@ def test_report_sums_seconds_and_compares_them(api):
     assert [line["hours"] for line in api.call("GET", "/reports/daily?over=1", api.ann).json] == [1.0003]
 
 
+@pytest.mark.parametrize("hours", [4.1, 8.2, 8.7, 16.9, 0.1, 12])
+def test_sum_of_just_as_many_hours_is_not_more(api, hours):
+    """8.2 times 3600 is 29519.999999999996 to a computer; what was worked is 29520 seconds."""
+    api.upload(row(hours=hours))
+    assert api.call("GET", f"/reports/daily?over={hours}", api.ann).json == []
+    assert len(api.call("GET", f"/reports/daily?over={hours - 0.001:.4f}", api.ann).json) == 1
+
+
 PERIODS = {
     "daily": ("date", str),
     "weekly": ("week", lambda day: "{}-W{:02}".format(*datetime.fromisoformat(day).isocalendar())),
@@ -4697,6 +4705,7 @@ def test_page_in_a_browser(live):
         ("/timesheets?user_id=*&approved=1", "entry_by_date"),
         ("/approvals", "entry_waiting"),
         ("/approvals?after=2026-11-01.5", "entry_waiting"),
+        ("/approvals?user_id=ann@example.com", "entry_by_user"),
         ("/timesheets/upload", "entry_by_date"),
         ("/reports/weekly", "entry_by_user"),
         ("/reports/daily?from=2026-11-01&to=2026-11-30", "entry_by_user"),
