@@ -645,21 +645,20 @@ def records(lines: list[str], width: int, delimiter: str, place: int) -> Iterato
     Quotes at fault make the rest one cell; so the line where such a record begins is a reject, and the next line is
     read as if nothing had been.
     """
-    empty = [""] * width
-    end = place
-    while place < len(lines):
-        reader = csv.reader(itertools.islice(lines, place, None), delimiter=delimiter, strict=True)
+    empty, start, end = [""] * width, place, place
+    reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
+    while end < len(lines):
+        line = end + 1
         try:
-            for cells in reader:
-                over = "the row has more cells than the header; is a comma not quoted?" if any(cells[width:]) else ""
-                if cells:
-                    yield end + 1, [*map(str.strip, cells), *empty[len(cells) :]], over
-                end = place + reader.line_num
-            return
+            cells = next(reader)
+            over, end = any(cells[width:]), start + reader.line_num
+            says = "the row has more cells than the header; is a comma not quoted?" if over else ""
         except csv.Error as fault:
+            cells, start, end = [lines[end]], line, line
             says = f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
-            yield end + 1, [lines[end].strip(), *empty[1:]], says
-            end = place = end + 1
+            reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
+        if cells:
+            yield line, [*map(str.strip, cells), *empty[len(cells) :]], says
 
 
 def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> Iterator[Row]:
@@ -1762,8 +1761,11 @@ def uploaded(change: Change) -> Object:
     """The entry of a step as the API takes it."""
     assert change.row
     _, _, user, day, project, seconds, note, *_ = change.row
-    entry = {"external_id": change.key, "user_id": user, "date": day, "project": project}
-    return {**entry, "hours": round((seconds or 0) / 3600, 4), "description": note}
+    worked = round((seconds or 0) / 3600, 4)
+    return {
+        "external_id": change.key, "user_id": user, "date": day, "project": project, "hours": worked,
+        "description": note,
+    }  # fmt: skip
 
 
 def reasons(result: Object) -> str:
@@ -2021,9 +2023,8 @@ def known_trouble(options: argparse.Namespace, trouble: str) -> bool:
     """
     path = kept_in(options.state, "said", options.source, options.feed, options.user, options.names_file)
     last = recall(path, "the last trouble")
-    if trouble == last.get("trouble", "") and (
-        not trouble or clock() - last["at"] < 85_000
-    ):  # a day, less a late start
+    late = clock() - last.get("at", 0) > 85_000  # a day, but for a run that began late
+    if trouble == last.get("trouble", "") and not (trouble and late):
         return True
     with contextlib.suppress(OSError):
         keep(path, {"trouble": trouble, "at": clock()})
