@@ -1081,7 +1081,7 @@ class Export:
 # What the input says and what the API holds are compared before anything is sent. However the tracker's entries were
 # edited, each row ends with exactly one entry that says what it says, and no other entry is left on a covered day.
 
-Same = Callable[[Entry], object]
+Same = Callable[[Entry], Any]
 EQUAL: Same = lambda entry: (entry.user, entry.day, entry.project, entry.seconds, entry.note)  # noqa: E731
 PASSES: list[tuple[Same, bool]] = [  # how a row finds its entry, best first: what must be the same, whether approved
     (EQUAL, True), (EQUAL, False),
@@ -1189,12 +1189,15 @@ def guard(
     lost = [c for c in changes if c.old and (c.sign == "-" or (c.row and c.row.user != c.old.user))]
     why = "Is the input complete, and of the right people?"
     check(lost, max(5, base // 10), base, "deletes, or gives to another person,", why)
+    theirs: dict[str, list[Change]] = collections.defaultdict(list)
+    for change in changes:
+        for user in {entry.user for entry in (change.row, change.old) if entry and change.old}:
+            theirs[user].append(change)
+    why = "Another export of the same person (project, workspace) looks so: give each its --feed NAME."
     for user in {row.user for row in rows if row.seconds and not row.key}:
-        theirs = [c for c in changes if c.old and user in (c.old.user, c.row and c.row.user)]
-        why = "Another export of the same person (project, workspace) looks so: give each its --feed NAME."
-        if len(theirs) >= 4:
-            other = [c for c in theirs if c.sign != "="]
-            check(other, len(theirs) // 2, len(theirs), "would rewrite", why)
+        count, other = len(theirs[user]), [change for change in theirs[user] if change.sign != "="]
+        if count >= 4:
+            check(other, count // 2, count, "would rewrite", why)
     if not options.user and not options.names["user"] and (names := other_spelling(rows, held)):
         lines = f"`{line_of('user', *names)}` to --names FILE; if they are two, `{line_of('user', names[0], names[0])}`"
         why = f"The API holds these hours of {names[0]} already, as {names[1]}'s. If that is one person, add the line"
@@ -1205,10 +1208,11 @@ def other_spelling(rows: list[Entry], held: list[Entry]) -> tuple[str, str] | No
     """A person of whom the API holds nothing, and one of whom the input says nothing, who share a word of their names
     and half of the hours; None if there are no two such.
     """
-    said, kept, theirs = set[str](), set[str](), collections.defaultdict[str, set[object]](set)
+    said, kept = ({name for entry in entries for name in (entry.user, entry.person)} for entries in (rows, held))
+    both, theirs = said & kept, collections.defaultdict[str, set[object]](set)
     for entry in (*held, *rows):
-        (said if entry.line else kept).update((entry.user, entry.person))
-        theirs[entry.user].add(EQUAL(entry._replace(user="")))
+        if entry.user not in both:
+            theirs[entry.user].add(EQUAL(entry)[1:])
     for new, old in itertools.product(theirs.keys() - kept, theirs.keys() - said):
         words, others = (set(re.findall(r"[^\W\d_]{2,}", name.casefold().partition("@")[0])) for name in (new, old))
         if words & others and 2 * len(theirs[new] & theirs[old]) >= len(theirs[new]):
