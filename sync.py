@@ -37,6 +37,7 @@ import contextlib
 import csv
 import email.utils
 import functools
+import gc
 import hashlib
 import http.client
 import io
@@ -477,10 +478,8 @@ class Row:
         self.values: Object = {}  # by role, the first of its columns that is filled; some write nothing as `-`
         for role, places in sheet.places.items():
             for place in places:
-                found = cells[place]
-                found = found.strip() if isinstance(found, str) else found
-                if found not in EMPTY:
-                    self.values[role] = found
+                if cells[place] not in EMPTY:
+                    self.values[role] = cells[place]
                     break
 
     def title(self, role: str) -> str:
@@ -646,21 +645,20 @@ def records(lines: list[str], width: int, delimiter: str, place: int) -> Iterato
     Quotes at fault make the rest one cell; so the line where such a record begins is a reject, and the next line is
     read as if nothing had been.
     """
-    empty = [""] * width
-    while place < len(lines):
-        reader = csv.reader(itertools.islice(lines, place, None), delimiter=delimiter, strict=True)
-        end = place
+    empty, start, end = [""] * width, place, place
+    reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
+    while end < len(lines):
+        line = end + 1
         try:
-            for cells in reader:
-                if any(cells):
-                    over = any(cells[width:]) and "the row has more cells than the header; is a comma not quoted?"
-                    yield end + 1, cells + empty[len(cells) :], over or ""
-                end = place + reader.line_num
-            return
+            cells = next(reader)
+            over, end = any(cells[width:]), start + reader.line_num
+            says = "the row has more cells than the header; is a comma not quoted?" if over else ""
         except csv.Error as fault:
+            cells, start, end = [lines[end]], line, line
             says = f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
-            yield end + 1, [lines[end].strip(), *empty[1:]], says
-            place = end + 1
+            reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
+        if cells:
+            yield line, [*map(str.strip, cells), *empty[len(cells) :]], says
 
 
 def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> Iterator[Row]:
@@ -691,9 +689,9 @@ def flat(record: Object, way: str = "") -> Object:
         if isinstance(value, dict):
             columns.update(flat(value, f"{way}{name}."))
         elif isinstance(value, list) and (not value or (len(value) == 1 and isinstance(value[0], (str, int, float)))):
-            columns[way + name] = value[0] if value else None
+            columns.update(flat({name: value[0] if value else None}, way))
         else:
-            columns[way + name] = value
+            columns[way + name] = value.strip() if isinstance(value, str) else value
     return columns
 
 
@@ -781,7 +779,7 @@ def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
         return Entry(line=row.line, fault=row.faults[0], row=row)
     if is_sum(row):
         return None
-    zone = row.read("zone", read_zone) or row.sheet.zone
+    zone = row.read("zone", read_zone) if "zone" in row.values else row.sheet.zone
     day, start = ("", None) if row.faults else began(row, zone)
     if options.window and day and not options.window[0] <= day <= options.window[1]:
         return None
@@ -826,7 +824,8 @@ def began(row: Row, zone: tzinfo | None) -> tuple[str, datetime | None]:
     """(calendar day, start) of a row; no start without a time, and no day if it cannot be read."""
     if "date" in row.values:
         day = row.read("date", read_date, row.sheet.order)
-        at = row.read("start" if TIME.fullmatch(str(row.values.get("start"))) else "time", read_time)
+        clocked = "start" in row.values and TIME.fullmatch(str(row.values["start"]))
+        at = row.read("start" if clocked else "time", read_time)
         return (day, moment(day, at) if at else None) if not row.faults else ("", None)
     start = row.read("start", read_moment, row.sheet.order, zone)
     if not start and not row.faults:
@@ -1035,13 +1034,15 @@ class Export:
             raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
         if self.options.add_only and not said.seconds:
             said = said._replace(seconds=None)
-        alike = (*said[:8], said.fault)
-        first = self.by_key.setdefault(said.key, alike) if said.key and not said.fault else alike
-        self.now[alike] += not said.key
-        if first != alike:
+        alike, again = (*said[:8], said.fault), False
+        if not said.key:
+            self.now[alike] += 1
+            again = self.now[alike] <= self.before[alike]
+        elif not said.fault and (first := self.by_key.setdefault(said.key, alike)) is not alike:
+            again = first == alike
             why = f"{said.key} is the key of an earlier row, which says something else; one of the two must be wrong"
-            said = said._replace(seconds=None, fault=why)
-        elif first is not alike or (not said.key and self.now[alike] <= self.before[alike]):
+            said = said if again else said._replace(seconds=None, fault=why)
+        if again:
             self.skipped += 1
             return
         self.rows.append(said)
@@ -1080,14 +1081,14 @@ class Export:
 # What the input says and what the API holds are compared before anything is sent. However the tracker's entries were
 # edited, each row ends with exactly one entry that says what it says, and no other entry is left on a covered day.
 
-Same = Callable[[Entry], object]
+Same = Callable[[Entry], Any]
 EQUAL: Same = lambda entry: (entry.user, entry.day, entry.project, entry.seconds, entry.note)  # noqa: E731
-WITHIN_THE_DAY: list[Same] = [  # how a row without an id finds its entry, best first
-    EQUAL,
-    lambda entry: (entry.project, entry.note),
-    lambda entry: (entry.project, entry.seconds),
-    lambda entry: None,
-]
+PASSES: list[tuple[Same, bool]] = [  # how a row finds its entry, best first: what must be the same, whether approved
+    (EQUAL, True), (EQUAL, False),
+    *((same, approved)
+      for same in (lambda entry: (entry.project, entry.note), lambda entry: (entry.project, entry.seconds), lambda _: 0)
+      for approved in (False, True)),
+]  # fmt: skip
 
 
 class Change(NamedTuple):
@@ -1100,6 +1101,32 @@ class Change(NamedTuple):
     key: str
     row: Entry | None = None
     old: Entry | None = None
+
+
+def find(rows: list[Entry], held: list[Entry], covered: set[str]) -> tuple[dict[int, Entry], dict[str, Entry]]:
+    """The held entry of each row that has one, by the row's place, and by key those that no row has found."""
+    left = {entry.key: entry for entry in sorted(held, key=lambda entry: (len(entry.key), entry.key))}
+    found = {place: left.pop(row.key) for place, row in enumerate(rows) if row.key in left}
+
+    def pair(passes: list[tuple[Same, bool]], by_id: bool, fits: Callable[[Entry], object]) -> None:
+        """Give each row that waits an entry of its day and person, by the first pass in which they are the same."""
+        waiting = [n for n, row in enumerate(rows) if row.seconds and n not in found and bool(row.key) == by_id]
+        for same, approved in passes if left else ():
+            free: dict[object, list[str]] = collections.defaultdict(list)
+            for entry in (entry for entry in left.values() if entry.approved == approved and fits(entry)):
+                for name in {entry.user, entry.person}:
+                    free[name, entry.day, same(entry)].append(entry.key)
+            for place in waiting:
+                name, person, day, what = rows[place].user, rows[place].person, rows[place].day, same(rows[place])
+                keys = itertools.chain(free.get((name, day, what), ()), free.get((person, day, what), ()))
+                if key := next((key for key in keys if key in left), ""):
+                    found[place] = left.pop(key)
+            waiting = [place for place in waiting if place not in found]
+
+    pair(PASSES, False, lambda entry: True)
+    pair(PASSES[:2], True, lambda entry: entry.person)
+    pair(PASSES, True, lambda entry: entry.person and entry.approved and entry.key in covered)
+    return found, left
 
 
 def match(rows: list[Entry], held: list[Entry], covered: set[str], feed: str) -> list[Change]:
@@ -1117,52 +1144,18 @@ def match(rows: list[Entry], held: list[Entry], covered: set[str], feed: str) ->
       it as it is.
     - A covered entry that no row found is deleted.
     """
-    left, found = {entry.key: entry for entry in held}, dict[int, Entry]()
-    places: dict[tuple[str, str], list[Entry]] = collections.defaultdict(list)
-    for entry in sorted(held, key=lambda entry: (len(entry.key), entry.key)):
-        for name in {entry.user, entry.person} - {""}:
-            places[name, entry.day].append(entry)
-    groups: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
-    for place, row in enumerate(rows):
-        if row.key in left:
-            found[place] = left.pop(row.key)
-        elif held and row.seconds and not row.key:
-            groups[row.user, row.day].append(place)
-    for (user, day), group in groups.items():
-        names = dict.fromkeys([user, *(rows[place].person for place in group)])
-        here = [entry for name in names for entry in places.get((name, day), ())]
-        pair(WITHIN_THE_DAY, rows, group, here, left, found)
-    unheld = [place for place, row in enumerate(rows) if row.seconds and row.key and place not in found]
-    for passes in ([EQUAL], WITHIN_THE_DAY):
-        for place in unheld:
-            here = [entry for entry in places[rows[place].user, rows[place].day] if entry.person]
-            here = [e for e in here if len(passes) == 1 or (e.approved and e.key in covered)]
-            pair(passes, rows, [place], here, left, found)
+    found, left = find(rows, held, covered)
     numbers: dict[tuple[str, str], Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
     taken, changes = {entry.key for entry in held}, []
     for place, row in enumerate(rows):
-        old, key = found.get(place), row.key
-        if row.seconds and not key and not old:
+        old = found.get(place)
+        key = row.key or (old.key if old else "")
+        if row.seconds and not key:
             keys = (f"{feed}:{row.person}:{row.day}:{number}" for number in numbers[row.person, row.day])
             key = next(key for key in keys if key not in taken)
         if sign := sign_of(row, old):
-            changes.append(Change(sign, key or old.key if old else key, row, old))
+            changes.append(Change(sign, key, row, old))
     return changes + [Change("!" if left[key].approved else "-", key, old=left[key]) for key in left if key in covered]
-
-
-def pair(
-    passes: list[Same], rows: list[Entry], waiting: list[int], candidates: list[Entry], left: dict[str, Entry],
-    found: dict[int, Entry],
-) -> None:  # fmt: skip
-    """Give each waiting row one of the candidates that are left, by the first pass in which they are the same."""
-    for same in passes:
-        free: dict[object, list[Entry]] = collections.defaultdict(list)
-        there = {entry.key: entry for entry in candidates if entry.key in left}.values()
-        for entry in reversed(sorted(there, key=lambda entry: entry.approved != (same is EQUAL))):
-            free[same(entry)].append(entry)
-        for place in waiting:
-            if place not in found and free[same(rows[place])]:
-                found[place] = left.pop(free[same(rows[place])].pop().key)
 
 
 def sign_of(row: Entry, old: Entry | None) -> str:
@@ -1196,12 +1189,15 @@ def guard(
     lost = [c for c in changes if c.old and (c.sign == "-" or (c.row and c.row.user != c.old.user))]
     why = "Is the input complete, and of the right people?"
     check(lost, max(5, base // 10), base, "deletes, or gives to another person,", why)
+    theirs: dict[str, list[Change]] = collections.defaultdict(list)
+    for change in changes:
+        for user in {entry.user for entry in (change.row, change.old) if entry and change.old}:
+            theirs[user].append(change)
+    why = "Another export of the same person (project, workspace) looks so: give each its --feed NAME."
     for user in {row.user for row in rows if row.seconds and not row.key}:
-        theirs = [c for c in changes if c.old and user in (c.old.user, c.row and c.row.user)]
-        why = "Another export of the same person (project, workspace) looks so: give each its --feed NAME."
-        if len(theirs) >= 4:
-            other = [c for c in theirs if c.sign != "="]
-            check(other, len(theirs) // 2, len(theirs), "would rewrite", why)
+        count, other = len(theirs[user]), [change for change in theirs[user] if change.sign != "="]
+        if count >= 4:
+            check(other, count // 2, count, "would rewrite", why)
     if not options.user and not options.names["user"] and (names := other_spelling(rows, held)):
         lines = f"`{line_of('user', *names)}` to --names FILE; if they are two, `{line_of('user', names[0], names[0])}`"
         why = f"The API holds these hours of {names[0]} already, as {names[1]}'s. If that is one person, add the line"
@@ -1212,10 +1208,11 @@ def other_spelling(rows: list[Entry], held: list[Entry]) -> tuple[str, str] | No
     """A person of whom the API holds nothing, and one of whom the input says nothing, who share a word of their names
     and half of the hours; None if there are no two such.
     """
-    said, kept, theirs = set[str](), set[str](), collections.defaultdict[str, set[object]](set)
+    said, kept = ({name for entry in entries for name in (entry.user, entry.person)} for entries in (rows, held))
+    both, theirs = said & kept, collections.defaultdict[str, set[object]](set)
     for entry in (*held, *rows):
-        (said if entry.line else kept).update((entry.user, entry.person))
-        theirs[entry.user].add(EQUAL(entry._replace(user="")))
+        if entry.user not in both:
+            theirs[entry.user].add(EQUAL(entry)[1:])
     for new, old in itertools.product(theirs.keys() - kept, theirs.keys() - said):
         words, others = (set(re.findall(r"[^\W\d_]{2,}", name.casefold().partition("@")[0])) for name in (new, old))
         if words & others and 2 * len(theirs[new] & theirs[old]) >= len(theirs[new]):
@@ -1768,8 +1765,11 @@ def uploaded(change: Change) -> Object:
     """The entry of a step as the API takes it."""
     assert change.row
     _, _, user, day, project, seconds, note, *_ = change.row
-    entry = {"external_id": change.key, "user_id": user, "date": day, "project": project}
-    return {**entry, "hours": round((seconds or 0) / 3600, 4), "description": note}
+    worked = round((seconds or 0) / 3600, 4)
+    return {
+        "external_id": change.key, "user_id": user, "date": day, "project": project, "hours": worked,
+        "description": note,
+    }  # fmt: skip
 
 
 def reasons(result: Object) -> str:
@@ -2027,9 +2027,8 @@ def known_trouble(options: argparse.Namespace, trouble: str) -> bool:
     """
     path = kept_in(options.state, "said", options.source, options.feed, options.user, options.names_file)
     last = recall(path, "the last trouble")
-    if trouble == last.get("trouble", "") and (
-        not trouble or clock() - last["at"] < 85_000
-    ):  # a day, less a late start
+    late = clock() - last.get("at", 0) > 85_000  # a day, but for a run that began late
+    if trouble == last.get("trouble", "") and not (trouble and late):
         return True
     with contextlib.suppress(OSError):
         keep(path, {"trouble": trouble, "at": clock()})
@@ -2076,4 +2075,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a run is short and makes no cycles, and looking for them takes a third of its time
     sys.exit(main())

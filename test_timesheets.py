@@ -5661,6 +5661,7 @@ def test_retry_after_that_says_nothing_is_a_random_pause(asked):
     assert 1 <= sync.pause({"Retry-After": asked}, 0) <= 2
 
 
+@functools.cache
 def pythons():
     """The oldest and the newest Python from 3.9 on that this machine has, beside the one that runs the tests."""
     places = [
@@ -5978,6 +5979,17 @@ def test_another_export_of_the_same_person_is_refused(world):
     assert "give each its --feed NAME. If it is meant: --max-delete 4." in said
     assert world.sync("--feed", "toggl2") == (0, "4 rows: 4 created\n")
     assert len(world.table()) == 8
+
+
+@pytest.mark.parametrize(("days", "changed", "status"), [(4, 3, 64), (4, 2, 0), (5, 3, 64), (5, 2, 0), (3, 3, 0)])
+def test_half_of_four_days_may_be_rewritten(world, days, changed, status):
+    """Fewer than half of four or more stored entries as they are: that is refused; of three, all may change."""
+    world.write(*range(2, 2 + days))
+    world.sync()
+    for day in map(november, range(2, 2 + changed)):
+        world.file.write_text(world.file.read_text().replace(f"{day},10:00", f"{day},11:00"))
+    found, said = world.sync("-v")
+    assert found == status and (f"rewrite {changed} of {days} entries" if status else f"{changed} updated") in said
 
 
 def test_snapshot_of_one_tracker_leaves_anothers_entries(world):
