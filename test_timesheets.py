@@ -6360,7 +6360,7 @@ const server = createServer().listen(0, '127.0.0.1', () => {
   const issuer = `http://127.0.0.1:${server.address().port}`;
   const key = generateKeyPairSync('rsa', {modulusLength: 2048}).privateKey.export({format: 'jwk'});
   const resource = {
-    scope: 'batch:upload read:timesheets',
+    scope: 'batch:upload read:timesheets create:timesheets',
     audience: 'https://api.exampleco.com/timesheets',
     accessTokenFormat: 'jwt',
     jwt: {sign: {alg: 'RS256'}},
@@ -6374,11 +6374,23 @@ const server = createServer().listen(0, '127.0.0.1', () => {
       grant_types: ['client_credentials'],
       redirect_uris: [],
       response_types: [],
+    }, {
+      client_id: 'app',
+      token_endpoint_auth_method: 'none',
+      redirect_uris: [process.env.APP],
+      post_logout_redirect_uris: [process.env.APP],
     }],
+    clientBasedCORS: () => true,
+    findAccount: (ctx, id) => ({accountId: id, claims: () => ({sub: id})}),
+    extraTokenClaims: (ctx, token) => token.accountId && {email: token.accountId},
     features: {
-      devInteractions: {enabled: false},
       clientCredentials: {enabled: true},
-      resourceIndicators: {enabled: true, getResourceServerInfo: () => resource},
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: (ctx, client) => client.clientId === 'app' ? resource.audience : undefined,
+        getResourceServerInfo: () => resource,
+        useGrantedResource: () => true,
+      },
     },
   });
   server.on('request', provider.callback());
@@ -6388,7 +6400,7 @@ const server = createServer().listen(0, '127.0.0.1', () => {
 
 
 @contextlib.contextmanager
-def oidc_provider(folder):
+def oidc_provider(folder, app="http://127.0.0.1/app"):
     """The npm package oidc-provider, a certified OpenID Connect issuer, on a free port -> what has its `url`."""
     folder.mkdir()
     npm = ["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--ignore-scripts", "oidc-provider@9"]
@@ -6396,7 +6408,10 @@ def oidc_provider(folder):
     assert done.returncode == 0, done.stderr
     (folder / "issuer.mjs").write_text(OIDC_PROVIDER)
     with (folder / "issuer.log").open("w") as log:
-        process = subprocess.Popen(["node", folder / "issuer.mjs"], stdout=subprocess.PIPE, stderr=log, text=True)
+        env = {**os.environ, "APP": app}
+        process = subprocess.Popen(
+            ["node", folder / "issuer.mjs"], stdout=subprocess.PIPE, stderr=log, text=True, env=env
+        )
     try:
         url = process.stdout.readline().strip()
         assert url, (folder / "issuer.log").read_text()
@@ -8723,6 +8738,36 @@ def test_a_list_of_many_pages_is_shown_whole(window):
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 1001 entries, 10.01 h.")
     said(page, "Nothing waits for approval.")
+
+
+@heavy
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="the other issuer needs node and npm")
+def test_app_with_another_issuer(tmp_path):
+    """The same page signs in and out at oidc-provider: its own endpoints, pages, token type and way to sign out."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with oidc_provider(tmp_path / "issuer", f"http://127.0.0.1:{port}/app") as issuer:
+        env = {"AUTH0_DOMAIN": issuer.url, "JWKS_URL": issuer.url + "/jwks", "EXTRA_ISSUERS": issuer.url}
+        env |= {"USER_CLAIM": "email", "APP_CLIENT_ID": "app", "PORT": port}
+        with Server(issuer, tmp_path / "api", **env) as server, chromium() as browser:
+            page = browser.new_page()
+            page.goto(server.url + "/app")
+            page.get_by_role("button", name="Sign in").click()
+            page.locator("[name=login]").fill("jane@contractor.example")
+            page.locator("[name=password]").fill("whatever")
+            page.get_by_role("button", name="Sign-in").click()
+            page.get_by_role("button", name="Continue").click()
+            page.get_by_label("Project").fill("Garden")
+            page.get_by_label("Hours").fill("3")
+            page.get_by_role("button", name="Add").click()
+            said(page, "Added 3 h")
+            assert "jane@contractor.example" in page.inner_text("header")
+            page.reload()
+            said(page, "Garden")
+            page.get_by_role("button", name="Sign out").click()
+            page.get_by_role("button", name="Yes, sign me out").click()
+            page.get_by_role("button", name="Sign in").click()
+            page.locator("[name=login]").wait_for()
 
 
 # ---- demo.py and the documents ----
