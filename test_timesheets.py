@@ -64,6 +64,7 @@ if __name__ == "__main__":  # here already, because pytest wants to be the first
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
 
 import bottle
+import jsonschema
 import jwt
 import openapi_spec_validator
 import webtest
@@ -4390,6 +4391,36 @@ def test_page_is_self_contained_and_names_every_route(live):
     assert f"default-src 'none'; style-src 'sha256-{digest}'" in headers["Content-Security-Policy"]
     for path, methods in json.loads(live.request("GET", "/openapi.json")[2])["paths"].items():
         assert all(f"{method.upper()} {path}" in html.unescape(page) for method in methods)
+
+
+def test_examples_are_what_the_schemas_describe(api):
+    """What the page and the document show as examples would be taken, or could be answered."""
+    document = api.call("GET", "/openapi.json").json
+    schemas = {name: schema for name, schema in document["components"]["schemas"].items() if "examples" in schema}
+    assert len(schemas) > 8
+    for name, schema in schemas.items():
+        with_references = {**schema, "components": document["components"]}
+        assert list(jsonschema.Draft202012Validator(with_references).iter_errors(schema["examples"][0])) == [], name
+        fields = set(schema.get("properties", ()))
+        assert name == "OwnEntry" or not fields or name in ("Seen", "Sum") or fields <= set(schema["examples"][0])
+
+
+def test_command_lines_of_the_page_work(tenant, tmp_path):
+    """Each as it stands, in a shell that has the address and a token."""
+    with Server(tenant, tmp_path) as server:
+        token = tenant.person(
+            "boss@example.com", SCOPES + " approve:timesheets report:timesheets batch:upload", azp="spa"
+        )
+        rows = json.dumps([row(f"e{n}") for n in range(20)]).encode()
+        server.request("POST", "/timesheets/upload", tenant.machine(), rows, [JSON])
+        page = html.unescape(server.request("GET", "/")[2].decode())
+        lines = re.findall("<pre>(curl .*)</pre>", page)
+        assert len(lines) == len(timesheets.api.routes) and not any("-X GET" in line for line in lines)
+        for line in lines:
+            command = line + " -s -o /dev/null -w '%{http_code}'"
+            env = {**os.environ, "API": server.url, "TOKEN": token}
+            done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=False)
+            assert done.stdout in ("200", "201", "204", "404"), f"{done.stdout}: {line}"
 
 
 def test_metadata_for_clients_that_know_only_the_address(tenant, database):
