@@ -64,6 +64,7 @@ if __name__ == "__main__":  # here already, because pytest wants to be the first
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
 
 import bottle
+import jsonschema
 import jwt
 import openapi_spec_validator
 import webtest
@@ -4401,6 +4402,36 @@ def test_page_is_self_contained_and_names_every_route(live):
         assert all(f"{method.upper()} {path}" in html.unescape(page) for method in methods)
 
 
+def test_examples_are_what_the_schemas_describe(api):
+    """What the page and the document show as examples would be taken, or could be answered."""
+    document = api.call("GET", "/openapi.json").json
+    schemas = {name: schema for name, schema in document["components"]["schemas"].items() if "examples" in schema}
+    assert len(schemas) > 8
+    for name, schema in schemas.items():
+        with_references = {**schema, "components": document["components"]}
+        assert list(jsonschema.Draft202012Validator(with_references).iter_errors(schema["examples"][0])) == [], name
+        fields = set(schema.get("properties", ()))
+        assert name == "OwnEntry" or not fields or name in ("Seen", "Sum") or fields <= set(schema["examples"][0])
+
+
+def test_command_lines_of_the_page_work(tenant, tmp_path):
+    """Each as it stands, in a shell that has the address and a token."""
+    with Server(tenant, tmp_path) as server:
+        token = tenant.person(
+            "boss@example.com", SCOPES + " approve:timesheets report:timesheets batch:upload", azp="spa"
+        )
+        rows = json.dumps([row(f"e{n}") for n in range(20)]).encode()
+        server.request("POST", "/timesheets/upload", tenant.machine(), rows, [JSON])
+        page = html.unescape(server.request("GET", "/")[2].decode())
+        lines = re.findall("<pre>(curl .*)</pre>", page)
+        assert len(lines) == len(timesheets.api.routes) and not any("-X GET" in line for line in lines)
+        for line in lines:
+            command = line + " -s -o /dev/null -w '%{http_code}'"
+            env = {**os.environ, "API": server.url, "TOKEN": token}
+            done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=False)
+            assert done.stdout in ("200", "201", "204", "404"), f"{done.stdout}: {line}"
+
+
 def test_metadata_for_clients_that_know_only_the_address(tenant, database):
     """RFC 9728: with PUBLIC_URL the challenge says where the issuer is named."""
     with contextlib.closing(Api(tenant, database, PUBLIC_URL="https://api.exampleco.com")) as api:
@@ -6382,7 +6413,7 @@ const server = createServer().listen(0, '127.0.0.1', () => {
   const issuer = `http://127.0.0.1:${server.address().port}`;
   const key = generateKeyPairSync('rsa', {modulusLength: 2048}).privateKey.export({format: 'jwk'});
   const resource = {
-    scope: 'batch:upload read:timesheets',
+    scope: 'batch:upload read:timesheets create:timesheets',
     audience: 'https://api.exampleco.com/timesheets',
     accessTokenFormat: 'jwt',
     jwt: {sign: {alg: 'RS256'}},
@@ -6396,11 +6427,23 @@ const server = createServer().listen(0, '127.0.0.1', () => {
       grant_types: ['client_credentials'],
       redirect_uris: [],
       response_types: [],
+    }, {
+      client_id: 'app',
+      token_endpoint_auth_method: 'none',
+      redirect_uris: [process.env.APP],
+      post_logout_redirect_uris: [process.env.APP],
     }],
+    clientBasedCORS: () => true,
+    findAccount: (ctx, id) => ({accountId: id, claims: () => ({sub: id})}),
+    extraTokenClaims: (ctx, token) => token.accountId && {email: token.accountId},
     features: {
-      devInteractions: {enabled: false},
       clientCredentials: {enabled: true},
-      resourceIndicators: {enabled: true, getResourceServerInfo: () => resource},
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: (ctx, client) => client.clientId === 'app' ? resource.audience : undefined,
+        getResourceServerInfo: () => resource,
+        useGrantedResource: () => true,
+      },
     },
   });
   server.on('request', provider.callback());
@@ -6410,7 +6453,7 @@ const server = createServer().listen(0, '127.0.0.1', () => {
 
 
 @contextlib.contextmanager
-def oidc_provider(folder):
+def oidc_provider(folder, app="http://127.0.0.1/app"):
     """The npm package oidc-provider, a certified OpenID Connect issuer, on a free port -> what has its `url`."""
     folder.mkdir()
     npm = ["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--ignore-scripts", "oidc-provider@9"]
@@ -6418,7 +6461,10 @@ def oidc_provider(folder):
     assert done.returncode == 0, done.stderr
     (folder / "issuer.mjs").write_text(OIDC_PROVIDER)
     with (folder / "issuer.log").open("w") as log:
-        process = subprocess.Popen(["node", folder / "issuer.mjs"], stdout=subprocess.PIPE, stderr=log, text=True)
+        env = {**os.environ, "APP": app}
+        process = subprocess.Popen(
+            ["node", folder / "issuer.mjs"], stdout=subprocess.PIPE, stderr=log, text=True, env=env
+        )
     try:
         url = process.stdout.readline().strip()
         assert url, (folder / "issuer.log").read_text()
@@ -8745,6 +8791,36 @@ def test_a_list_of_many_pages_is_shown_whole(window):
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 1001 entries, 10.01 h.")
     said(page, "Nothing waits for approval.")
+
+
+@heavy
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="the other issuer needs node and npm")
+def test_app_with_another_issuer(tmp_path):
+    """The same page signs in and out at oidc-provider: its own endpoints, pages, token type and way to sign out."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with oidc_provider(tmp_path / "issuer", f"http://127.0.0.1:{port}/app") as issuer:
+        env = {"AUTH0_DOMAIN": issuer.url, "JWKS_URL": issuer.url + "/jwks", "EXTRA_ISSUERS": issuer.url}
+        env |= {"USER_CLAIM": "email", "APP_CLIENT_ID": "app", "PORT": port}
+        with Server(issuer, tmp_path / "api", **env) as server, chromium() as browser:
+            page = browser.new_page()
+            page.goto(server.url + "/app")
+            page.get_by_role("button", name="Sign in").click()
+            page.locator("[name=login]").fill("jane@contractor.example")
+            page.locator("[name=password]").fill("whatever")
+            page.get_by_role("button", name="Sign-in").click()
+            page.get_by_role("button", name="Continue").click()
+            page.get_by_label("Project").fill("Garden")
+            page.get_by_label("Hours").fill("3")
+            page.get_by_role("button", name="Add").click()
+            said(page, "Added 3 h")
+            assert "jane@contractor.example" in page.inner_text("header")
+            page.reload()
+            said(page, "Garden")
+            page.get_by_role("button", name="Sign out").click()
+            page.get_by_role("button", name="Yes, sign me out").click()
+            page.get_by_role("button", name="Sign in").click()
+            page.locator("[name=login]").wait_for()
 
 
 # ---- demo.py and the documents ----

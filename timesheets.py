@@ -2180,6 +2180,29 @@ SCHEMAS |= {
     "Approvals": {"type": "array", "items": refer("Seen"), "maxItems": MAX_ROWS},
     "Anything": {"type": "object"},
 }
+JANE, TRACKED = "jane@contractor.example", {"date": "2026-11-20", "project": "StoreZero", "hours": 7.5}
+ENTRY: dict[str, Any] = {"id": 14, "user_id": JANE} | TRACKED | {"description": "", "approved": False, "source": "Job"}
+ENTRY |= {"external_id": "toggl:1", "note": "", "version": 1, "changed_at": "2026-11-20T16:00:00Z", "changed_by": "Job"}
+FAULTY = {"index": 1, "external_id": "toggl:2", "status": "rejected", "code": "invalid"}
+UPLOADED: dict[str, Any] = dict.fromkeys(STATUSES, 0) | {"created": 1, "rejected": 1}
+UPLOADED["results"] = [
+    {"index": 0, "external_id": "toggl:1", "status": "created", "id": 14},
+    FAULTY | {"errors": [{"field": "hours", "detail": "must be a number of hours such as 7.5"}]},
+]
+for name, example in {
+    "Entry": ENTRY,
+    "Entries": [ENTRY],
+    "Versions": [ENTRY | {"deleted": False}],
+    "OwnEntry": TRACKED,
+    "Upload": [{"external_id": "toggl:1", "user_id": JANE} | TRACKED],
+    "Uploaded": UPLOADED,
+    "Results": UPLOADED,
+    "Sums": [{"month": "2026-11", "user_id": JANE, "project": "StoreZero", "hours": 38.5}],
+    "Approvals": [{"id": 14, "version": 1}],
+    "Seen": {"id": 14, "version": 1},
+    "Health": {"status": "ok", "keys": {"state": "fresh", "age_seconds": 42}},
+}.items():
+    SCHEMAS[name]["examples"] = [example]
 MEDIA = {  # the media types of an answer, where they are not just application/json
     "Entries": ["application/json", "text/csv"],
     "Sums": ["application/json", "text/csv"],
@@ -2321,9 +2344,11 @@ def openapi(app: App) -> dict[str, Any]:
 STYLE = """
 :root { color-scheme: light dark; color: light-dark(#1d2330, #e6e8ee); background: light-dark(#fcfcfa, #14171d) }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 46rem; font: 1rem/1.55 system-ui, sans-serif }
-h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 0; overflow-wrap: anywhere }
-p { margin: .4rem 0 } .dim { color: light-dark(#505a6e, #aab2c2) }
-.key { color: light-dark(#0b5d46, #7fd8b8); font-weight: 600; overflow-wrap: anywhere }
+* { overflow-wrap: anywhere } h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.5rem 0 0 }
+p, ul { margin: .4rem 0; padding: 0 } li { list-style: none } .dim { color: light-dark(#505a6e, #aab2c2) }
+a, .key { color: light-dark(#0b5d46, #7fd8b8) } code, pre { font: .9rem/1.45 ui-monospace, monospace }
+pre { margin: .6rem 0; padding: .6rem .8rem; white-space: pre-wrap; border-radius: .5rem }
+pre { background: light-dark(#f0f0ec, #1f242d) } nav ul { columns: 17rem; margin: 1rem 0 }
 """
 POLICY = "default-src 'none'; style-src {}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_TEMPLATE = """<!doctype html>
@@ -2339,14 +2364,27 @@ PAGE_TEMPLATE = """<!doctype html>
 <p>{{info['description']}}</p>
 <p class="dim">Tokens are signed by <span class="key">{{settings.issuer}}</span> for the audience
 <span class="key">{{settings.audience}}</span>. The state of the issuer's key set: <span class="key">{{keys}}</span>.
-The same in a form for programs, with every field and error:
-<a href="{{settings.public_url}}/openapi.json">openapi.json</a>.</p>
-% for path, operations in paths.items():
-% for method, operation in operations.items():
+People sign in at <a href="{{settings.public_url}}/app">the page for people</a>. All of this for programs, with every
+field and error: <a href="{{settings.public_url}}/openapi.json">openapi.json</a>.
+{{'' if settings.public_url else 'Below, $API stands for the address of this page.'}}</p>
+<nav aria-label="Routes"><ul>
+% for path, method, operation in routes:
+<li><a href="#{{operation['operationId']}}">{{method}} {{path}}</a></li>
+% end
+</ul></nav>
+% for path, method, operation in routes:
 % scope = ' or '.join(each['auth0'][0] for each in operation.get('security', []))
-<h2>{{method.upper()}} {{path}}</h2>
+<h2 id="{{operation['operationId']}}">{{method}} {{path}}</h2>
 <p>{{!marked(operation['description'])}}</p>
 <p class="dim">{{!'Needs the scope <span class="key">' + scope + '</span>.' if scope else 'Needs no token.'}}</p>
+<ul>
+% for each in operation['parameters']:
+<li><code class="key">{{each['name']}}</code> {{!marked(each['description'])}}</li>
+% end
+</ul>
+<pre>{{curl(settings.public_url, method, path, operation)}}</pre>
+% if answer := next((sample(each['content']) for status, each in operation['responses'].items() if status < '3'), ''):
+<pre>{{answer}}</pre>
 % end
 % end
 </main>
@@ -2358,6 +2396,21 @@ The same in a form for programs, with every field and error:
 def marked(text: str) -> str:
     """Markdown's paragraphs and `code`, the only marks that descriptions use, as HTML."""
     return re.sub("`(.+?)`", r"<code>\1</code>", bottle.html_escape(text)).replace("\n\n", "</p><p>")
+
+
+def sample(content: Mapping[str, Any]) -> str:
+    """The example of a body or an answer, as JSON; nothing where there is none."""
+    name = content.get("application/json", {"schema": {}})["schema"].get("$ref", "").rpartition("/")[2]
+    return ", ".join(json.dumps(example) for example in SCHEMAS.get(name, {}).get("examples", []))
+
+
+def curl(base: str, method: str, path: str, described: Mapping[str, Any]) -> str:
+    """The command line that calls a route."""
+    body = sample(described.get("requestBody", {"content": {}})["content"])
+    named = method != ("POST" if body else "GET")  # what curl does of itself
+    options = ' -H "Authorization: Bearer $TOKEN"' if "security" in described else ""
+    options += f" -H 'Content-Type: application/json' -d '{body}'" if body else ""
+    return f"curl{' -X ' + method if named else ''} {base or '$API'}{path.replace('{entry_id}', '14')}{options}"
 
 
 def hash_of(text: str) -> str:
@@ -2374,8 +2427,11 @@ def page() -> str:
     app = request.app
     response.set_header("Content-Security-Policy", POLICY.format(hash_of(STYLE)))
     response.content_type = "text/html; charset=utf-8"
-    facts = {"settings": app.settings, "keys": app.issuer.state()}
-    return str(bottle.template(PAGE_TEMPLATE, openapi(app), facts, style=STYLE, marked=marked))
+    document = openapi(app)
+    paths = document["paths"].items()
+    routes = [(path, method.upper(), each) for path, methods in paths for method, each in methods.items()]
+    facts = {"settings": app.settings, "keys": app.issuer.state(), "routes": routes, "style": STYLE}
+    return str(bottle.template(PAGE_TEMPLATE, document, facts, marked=marked, sample=sample, curl=curl))
 
 
 APP_PAGE = pathlib.Path(__file__).with_name("app.html")
