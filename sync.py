@@ -1531,7 +1531,9 @@ def read_settings(env: Headers) -> Settings:
         where = "They come from the environment or --env-file; docs/auth0.md says where to find each."
         raise Stop(CONFIG, f"Missing: {', '.join(missing)}. {where}")
     if not settings["AUTH0_CLIENT_SECRET"].isprintable():
-        raise Stop(CONFIG, "AUTH0_CLIENT_SECRET holds a line break or another character that no secret has; copy it again.")
+        raise Stop(
+            CONFIG, "AUTH0_CLIENT_SECRET holds a line break or another character that no secret has; copy it again."
+        )
     domain = settings["AUTH0_DOMAIN"]
     issuer = safe_url("AUTH0_DOMAIN", domain if "://" in domain else f"https://{domain}/").rstrip("/")
     settings["TOKEN_URL"] = safe_url("TOKEN_URL", settings["TOKEN_URL"] or issuer + "/oauth/token")
@@ -1555,7 +1557,9 @@ def read_env_file(path: str) -> Settings:
     """NAME=VALUE lines as people write them: with `export`, quotes around a value, a `# comment` behind it."""
     env = {}
     if not os.path.exists(path):
-        raise Stop(CONFIG, f"{path} is not there. It holds a line NAME=VALUE for each of {', '.join(NEEDED)}; chmod 600.")
+        raise Stop(
+            CONFIG, f"{path} is not there. It holds a line NAME=VALUE for each of {', '.join(NEEDED)}; chmod 600."
+        )
     for number, line in enumerate(map(str.strip, private_text(path).splitlines()), start=1):
         match = SETTING.fullmatch(line)
         if match:

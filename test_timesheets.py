@@ -983,6 +983,11 @@ def test_issuer_is_read_from_the_domain(domain, issuer):
         pytest.param(
             {"TLS_CERT": __file__, "TLS_KEY": " "}, "TLS_CERT and TLS_KEY belong together", id="certificate-and-blank"
         ),
+        pytest.param(
+            {"CORS_ORIGINS": "https://app.x/"},
+            "CORS_ORIGINS must be origins such as https://app.exampleco.com, without a slash at the end.",
+            id="origin-with-a-slash",
+        ),
         pytest.param({"TLS_CERT": __file__, "TLS_KEY": "no.pem"}, "TLS_KEY names no file: no.pem.", id="no-key"),
         *(
             pytest.param({"CORS_ORIGINS": origin}, "CORS_ORIGINS must", id=f"origin-{n}")
@@ -1024,7 +1029,7 @@ def test_start_fails_with_a_sentence_when_the_port_is_taken(live, tenant, tmp_pa
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
     done = run("timesheets.py", PORT=str(live.port), **env)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "in use" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.endswith(f"PORT {live.port}: Address already in use; choose another PORT.\n")
 
 
 @pytest.mark.parametrize(
@@ -1059,6 +1064,7 @@ def test_postgresql_that_cannot_take_the_tables_is_refused_at_start(tenant, data
     ("address", "sentence"),
     [
         pytest.param(":memory:", "It must be a file", id="in-memory"),
+        pytest.param("/nonexistent/x.db", "a folder that is not there: /nonexistent. Make it", id="no-folder"),
         pytest.param("sqlite:///secret.db", "must be the path of the SQLite file, or postgresql://", id="another-kind"),
         pytest.param("postgresql://ann:secret@[::1/x", "postgresql://USER:PASSWORD@HOST/NAME", id="malformed"),
         pytest.param("postgresql://ann@x/y?password=secret&nonsense=1", "is malformed", id="unknown-option"),
@@ -1072,6 +1078,15 @@ def test_address_of_no_database_is_refused_without_its_password(address, sentenc
     done = run("timesheets.py", AUTH0_DOMAIN="x.example", AUTH0_AUDIENCE=AUDIENCE, DATABASE_URL=address)
     assert (done.returncode, done.stdout) == (78, "")
     assert sentence in done.stderr and "secret" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_package_for_postgresql_that_is_missing_is_named(tmp_path):
+    """The sentence holds the command that brings it."""
+    (tmp_path / "psycopg.py").write_text("raise ImportError")
+    env = {"AUTH0_DOMAIN": "x.example", "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": "postgresql://u@127.0.0.1/x"}
+    done = run("timesheets.py", PYTHONPATH=str(tmp_path), **env)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.endswith(": uv run --with 'psycopg[binary,pool]' timesheets.py\n")
 
 
 def test_postgresql_that_is_away_at_the_start_may_come_back(tmp_path):
@@ -1099,7 +1114,8 @@ def test_host_that_is_not_ours_is_a_sentence(tenant, tmp_path):
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(tmp_path / "x.db")}
     done = run("timesheets.py", HOST="192.0.2.1", PORT="0", **env)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "cannot listen on HOST 192.0.2.1" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("The API cannot listen on HOST 192.0.2.1, PORT 0: ")
+    assert done.stderr.endswith("; choose another HOST.\n")
 
 
 def test_certificate_that_is_none_is_a_sentence(tenant, tmp_path):
@@ -6251,6 +6267,9 @@ def test_api_that_is_away(world, monkeypatch):
         pytest.param({"fault": "reset"}, 75, "cannot be reached", id="reset"),
         pytest.param({"AUTH0_CLIENT_SECRET": ""}, 78, "Missing: AUTH0_CLIENT_SECRET.", id="missing"),
         pytest.param(
+            {"AUTH0_CLIENT_SECRET": "half\nhalf"}, 78, "holds a line break or another", id="secret-in-two-lines"
+        ),
+        pytest.param(
             {"AUTH0_DOMAIN": "http://tenant.example/"}, 78, "AUTH0_DOMAIN must start with https://", id="http"
         ),
         pytest.param(
@@ -7691,6 +7710,8 @@ def test_env_file_in_any_handwriting(world, monkeypatch, mark, end):
     for name in world.env:
         monkeypatch.delenv(name)
     assert world.sync("--env-file", str(file)) == (0, "1 row: 1 created\n")
+    status, said = world.sync("--env-file", str(world.folder / "other.env"))
+    assert status == 78 and "other.env is not there. It holds a line NAME=VALUE for each of AUTH0_DOMAIN, " in said
     file.write_text(file.read_text() + "\nthis is no setting\n")
     assert world.sync("--env-file", str(file)) == (78, f"{file}, line 6: expected NAME=VALUE.\n")
 
@@ -9146,6 +9167,14 @@ def test_crontab_starts_what_can_be_started():
     assert len(commands) == 2
     for before, name in commands:
         assert before.endswith("python3") or os.access(HERE / name, os.X_OK), name
+
+
+@pytest.mark.parametrize("program", ["timesheets.py", "sync.py"])
+def test_help_opens_with_an_example(program):
+    """The first thing that --help shows is a whole command to type; both programs are of the version in CHANGELOG.md."""
+    first = run(program, "--help").stdout.splitlines()[:3]
+    assert first[0].startswith(f"usage: {program} ") and first[1] == "" and f"python {program}" in first[2]
+    assert f"\n## {run(program, '--version').stdout.strip()}" in document_text("CHANGELOG.md")
 
 
 # What deploy/ and docs/ hold is run as it stands, but for host names, folders and ports that a test cannot have.
