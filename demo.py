@@ -398,16 +398,19 @@ def show_doors(tenant: Tenant, url: str) -> None:
     """What there is to try while all is served; each line can be copied as it stands."""
     say("Look at it in a browser:", f"{url}/app  sign in as Mira, who can approve Omar's week, or as Jane")
     print(f"  {url}/     what every route does")
-    jane = tenant.person("jane@contractor.example", HOURS)
-    say("Or in another terminal, as Jane:", f"TOKEN={jane}", f'curl -H "Authorization: Bearer $TOKEN" {url}/timesheets')
+    say("Or in another terminal; docs/api.md goes on from these lines:", f"url={url}")
+    for name, (_, email, permitted) in zip(("JANE", "OMAR", "MANAGER", "CLERK"), PEOPLE.values(), strict=True):
+        print(f"  {name}={tenant.person(email, permitted)}")
+    print('  curl -H "Authorization: Bearer $JANE" $url/timesheets')
     settings = f"AUTH0_DOMAIN={tenant.url} AUTH0_AUDIENCE={AUDIENCE} USER_CLAIM={EMAIL}"
-    print(f'  {settings} {sys.executable} {HERE / "timesheets.py"} explain "$TOKEN"')
+    print(f'  {settings} {sys.executable} {HERE / "timesheets.py"} explain "$JANE"')
     print("\nServing until Ctrl-C.", flush=True)
 
 
 def main() -> None:
     """Walk, then serve until Ctrl-C."""
-    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    summary, example, *_ = __doc__.split("\n\n")
+    options = argparse.ArgumentParser(usage=f"demo.py [--exit]\n\n{example}", description=summary)
     options.add_argument("--exit", action="store_true", help="stop after the steps")
     stay = not options.parse_args().exit
     # A terminal that cannot show the bars shows question marks. `kill`, and closing the terminal, end the walk as

@@ -1525,10 +1525,12 @@ def read_settings(env: Headers) -> Settings:
     if env.get("AUTH0_CLIENT_SECRET_FILE") and not settings["AUTH0_CLIENT_SECRET"]:
         settings["AUTH0_CLIENT_SECRET"] = private_text(env["AUTH0_CLIENT_SECRET_FILE"], mounted=True).strip()
     if missing := [name for name in NEEDED if not settings[name]]:
-        where = "They come from the environment or --env-file; the README says where to find each."
+        where = "They come from the environment or --env-file; docs/auth0.md says where to find each."
         raise Stop(CONFIG, f"Missing: {', '.join(missing)}. {where}")
     if not settings["AUTH0_CLIENT_SECRET"].isprintable():
-        raise Stop(CONFIG, "AUTH0_CLIENT_SECRET holds a line break or another character that no secret has.")
+        raise Stop(
+            CONFIG, "AUTH0_CLIENT_SECRET holds a line break or another character that no secret has; copy it again."
+        )
     domain = settings["AUTH0_DOMAIN"]
     issuer = safe_url("AUTH0_DOMAIN", domain if "://" in domain else f"https://{domain}/").rstrip("/")
     settings["TOKEN_URL"] = safe_url("TOKEN_URL", settings["TOKEN_URL"] or issuer + "/oauth/token")
@@ -1551,6 +1553,10 @@ def private_text(path: str, mounted: bool = False) -> str:
 def read_env_file(path: str) -> Settings:
     """NAME=VALUE lines as people write them: with `export`, quotes around a value, a `# comment` behind it."""
     env = {}
+    if not os.path.exists(path):
+        raise Stop(
+            CONFIG, f"{path} is not there. It holds a line NAME=VALUE for each of {', '.join(NEEDED)}; chmod 600."
+        )
     for number, line in enumerate(map(str.strip, private_text(path).splitlines()), start=1):
         match = SETTING.fullmatch(line)
         if match:
@@ -1574,7 +1580,7 @@ def token_request(settings: Settings) -> Request:
 
 ADD_SCOPE = (
     "Add batch:upload to the application's grant: Auth0 dashboard > Applications > APIs > the Timesheets API > "
-    "Machine to Machine Applications > this application."
+    "Application Access > this application."
 )
 NOT_AUTH0 = "If the issuer is not Auth0: TOKEN_URL, TOKEN_SCOPE and TOKEN_RESOURCE say what its token endpoint wants."
 REFUSALS = [  # what `STATUS error: description` of the token endpoint is searched for, and what it usually means

@@ -39,6 +39,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import csv
+import errno
 import functools
 import hashlib
 import http.client
@@ -355,7 +356,7 @@ IssuerUrl = Annotated[str, must_be(ISSUER, issuer_url)]
 IssuerUrls = Annotated[tuple[str, ...], must_be(f"with commas between them, each {ISSUER}", each_of(exact_issuer))]
 Claims = Annotated[tuple[str, ...], must_be("claims with commas between", each_of(str))]
 Origins = Annotated[
-    tuple[str, ...], must_be("origins as browsers have them: https://app.exampleco.com", each_of(origin))
+    tuple[str, ...], must_be("origins such as https://app.exampleco.com, without a slash at the end", each_of(origin))
 ]
 Url = Annotated[str, must_be("a plain https:// address", url)]
 BaseUrl = Annotated[str, must_be("a plain https:// address", base_url)]
@@ -1261,6 +1262,9 @@ class Database:
 
     def prepare(self) -> None:
         """Make the file, readable by its user only, and let readers and a writer work side by side (WAL)."""
+        folder = os.path.dirname(os.path.abspath(self.url))
+        if not os.path.isdir(folder):
+            raise Faults([f"DATABASE_URL is in a folder that is not there: {folder}. Make it, for the API's user."])
         with contextlib.suppress(OSError):  # SQLite says better what is wrong
             os.close(os.open(self.url, os.O_RDWR | os.O_CREAT, 0o600))
         with self.connection() as db:
@@ -2675,7 +2679,11 @@ def free_address(settings: Settings) -> tuple[str, int]:
             address, port = probe.getsockname()[:2]
             return address, port
     except OSError as fault:
-        sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {fault}")
+        other = "HOST" if isinstance(fault, socket.gaierror) or fault.errno == errno.EADDRNOTAVAIL else "PORT"
+        reason = str(fault.strerror).partition(" (")[0]
+        sys.exit(
+            f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {reason}; choose another {other}."
+        )
 
 
 def serve(settings: Settings) -> None:
@@ -2735,7 +2743,8 @@ class Postgres(Database):
             import psycopg
             import psycopg_pool
         except ImportError:
-            raise Faults(["DATABASE_URL is PostgreSQL's, which needs a package more: psycopg[binary,pool]."]) from None
+            needed = "DATABASE_URL is PostgreSQL's, which needs a package more"
+            raise Faults([f"{needed}: uv run --with 'psycopg[binary,pool]' timesheets.py"]) from None
         try:
             parts = psycopg.conninfo.conninfo_to_dict(url)
             if "@" in f"{parts.get('host')} {parts.get('dbname')}" or re.search("[^0-9,]", str(parts.get("port", ""))):
@@ -2898,7 +2907,7 @@ def explain_caller(app: App, caller: Caller) -> bool:
             listed,
             f"put people or *@domain into the claim {app.settings.people_claim}",
         )
-    mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; see the README on scopes")
+    mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; docs/auth0.md says how")
     opened = 0
     for route in api.routes:
         access = access_of(route)
@@ -2967,7 +2976,9 @@ def main(arguments: Sequence[str]) -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:  # after `2>&-` the database's file would be taken for the log
         pass
     os.close(fd)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], epilog=EPILOG)
+    summary, _, example, *_ = (__doc__ or "").split("\n\n")
+    usage = f"timesheets.py [--SETTING VALUE ...] [explain [TOKEN]]\n\n{example}"
+    parser = argparse.ArgumentParser(usage=usage, description=summary, epilog=EPILOG)
     for each in fields(Settings):
         default = "required" if each.required else f"default: {each.default or 'none'}"
         flag = f"--{each.name.lower().replace('_', '-')}"
