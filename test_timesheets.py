@@ -1991,7 +1991,7 @@ ENTRY_KEYS = [
 ]
 ANN_MAIL, BOB_MAIL, BOSS_MAIL = "ann@example.com", "bob@example.com", "boss@example.com"
 FACTS = "user_id, date, project, seconds, description, approved, voided, note, changed_by"
-Version = collections.namedtuple("Version", "number " + FACTS.replace(",", ""))
+Version: Any = collections.namedtuple("Version", ["number", *FACTS.split(", ")])  # type: ignore[misc]
 
 
 def look_up(api, entry_id=1):
@@ -2027,14 +2027,14 @@ def versions(db):
         chains[entry_id].append(Version(*facts))
     for chain in chains.values():
         chain.sort()
-        assert [each.number for each in chain] == [*range(1, len(chain) + 1)]
+        assert [number for number, *_ in chain] == [*range(1, len(chain) + 1)]
     return chains
 
 
 def test_each_change_makes_a_version_and_what_changes_nothing_makes_none(api):
     """Of an approved entry, `changed_by` is who approved it; a note stays until the entry changes."""
     put, delete = (functools.partial(api.call, method, "/approvals/1", api.boss) for method in ("PUT", "DELETE"))
-    steps = [  # what is done; version, approved, note and changed_by after it
+    steps: list[Any] = [  # what is done; version, approved, note and changed_by after it
         ("uploaded", lambda: api.upload(row()), (1, False, "", "job")),
         ("uploaded-again", lambda: api.upload(row()), (1, False, "", "job")),
         ("rehearsed", lambda: api.upload(row(hours=8), query="?dry_run=1"), (1, False, "", "job")),
@@ -2405,8 +2405,8 @@ def test_reference_app_shows_what_was_just_added_however_many_there_are(api):
     posted = api.call("POST", "/timesheets", api.ann, OWN | {"date": today.isoformat() + "T08:00:00.000Z"})
     shown = api.call("GET", "/timesheets", api.ann)
     assert (shown.json[0], len(shown.json)) == (posted.json, 100) and 'rel="next"' in shown.headers["Link"]
-    days = [(entry["date"], entry["id"]) for entry in shown.json]
-    assert days == sorted(days, reverse=True)
+    order = [(entry["date"], entry["id"]) for entry in shown.json]
+    assert order == sorted(order, reverse=True)
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/csv"])
@@ -2884,7 +2884,7 @@ def test_sum_of_just_as_many_hours_is_not_more(api, hours):
     assert len(api.call("GET", f"/reports/daily?over={hours - 0.001:.4f}", api.ann).json) == 1
 
 
-PERIODS = {
+PERIODS: dict[str, tuple[str, Any]] = {
     "daily": ("date", str),
     "weekly": ("week", lambda day: "{}-W{:02}".format(*datetime.fromisoformat(day).isocalendar())),
     "monthly": ("month", lambda day: day[:7]),
@@ -2914,8 +2914,8 @@ def test_reports_add_up_to_what_a_spreadsheet_adds_up_to(api):
             for group, seconds in sorted(sums.items())
             if over is None or seconds > over * 3600
         ]
-        query = {"by": by, "approved": approved, "over": over}
-        query = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
+        asked = {"by": by, "approved": approved, "over": over}
+        query = urllib.parse.urlencode({name: value for name, value in asked.items() if value is not None})
         assert api.call("GET", f"/reports/{period}?{query}", api.payroll).json == expected, (period, query)
 
 
@@ -3469,9 +3469,12 @@ def test_constraints_are_the_last_line_of_defence(sqlite_api):
         with pytest.raises(sqlite3.IntegrityError), sqlite_api.app.db.transaction() as db:
             db.execute(f"UPDATE entry SET {change}")
     sqlite_api.upload(row(hours=8))
-    for table, change in (("entry", {"id": "2"}), ("history", {})):  # one external_id twice, one version twice
+    for table, other in (
+        ("entry", {"id": "2"}),
+        ("history", dict[str, str]()),
+    ):  # one external_id twice, one version twice
         columns = [name for _, name, *_ in sqlite_api.app.db.read(f"PRAGMA table_info({table})") if name != "rowid"]
-        same = ", ".join(change.get(name, name) for name in columns)
+        same = ", ".join(other.get(name, name) for name in columns)
         with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"), sqlite_api.app.db.transaction() as db:
             db.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {same} FROM {table}")
 
@@ -5891,8 +5894,8 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def world(shared, tmp_path, monkeypatch, capsys):
     """All that sync.py meets: the shared API, with nothing in it, and a folder of the test's own."""
-    tenant, _, relay = shared
-    world = World(*shared, tmp_path, monkeypatch, capsys)
+    tenant, server, relay = shared
+    world = World(tenant, server, relay, tmp_path, monkeypatch, capsys)
     with contextlib.closing(sqlite3.connect(world.database, timeout=20)) as db, db:
         for table in ("history", "replay", "entry"):
             db.execute(f"DELETE FROM {table}")
@@ -5906,8 +5909,8 @@ def world(shared, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def own_world(tmp_path, monkeypatch, capsys):
     """The same, freshly made, for tests that kill the API or change the tenant's keys."""
-    with served(tmp_path) as parts:
-        yield World(*parts, tmp_path, monkeypatch, capsys)
+    with served(tmp_path) as (tenant, server, relay):
+        yield World(tenant, server, relay, tmp_path, monkeypatch, capsys)
 
 
 def test_main_job_once_and_only_once(world):
