@@ -2021,7 +2021,7 @@ def refuse(api, note, entry_id=1):
 
 def versions(db):
     """All versions of each entry, oldest first, after a look whether they are 1, 2, ... without a gap."""
-    chains = collections.defaultdict(list)
+    chains: Any = collections.defaultdict(list)
     sql = "SELECT {}, version, " + FACTS + " FROM {}"
     for entry_id, *facts in db.read(f"{sql.format('id', 'entry')} UNION ALL {sql.format('entry_id', 'history')}"):
         chains[entry_id].append(Version(*facts))
