@@ -1780,7 +1780,7 @@ def uploaded(change: Change) -> Object:
 
 def reasons(result: Object) -> str:
     """Why the API rejected a row."""
-    return "; ".join(f"{error['field']} {error['detail']}" for error in result.get("errors") or ())
+    return "; ".join(f"{error['field']} {error['detail']}".strip() for error in result.get("errors") or ())
 
 
 # ---- The run: read, plan, apply, account ----

@@ -826,7 +826,7 @@ class Caller(NamedTuple):
 
     def may_upload_for(self, whom: str) -> bool:
         """Whether the caller may bring in hours of this person."""
-        return self.people is None or not self.people.isdisjoint((whom, "*@" + whom.rpartition("@")[2]))
+        return self.people is None or not self.people.isdisjoint((whom, "*" + "".join(whom.rpartition("@")[1:])))
 
 
 # Who calls, as Auth0 (azp, gty), RFC 9068 (client_id), Okta (cid), Entra ID (oid, idtyp) and Keycloak say it.
@@ -1546,7 +1546,7 @@ def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False
 REFUSED = {  # code: the status where it is the whole request, and why
     "invalid": (422, "The entry was not stored; errors says why."),
     "approved": (409, "The entry is approved; it cannot change until its approval is taken back."),
-    "closed": (409, "The entry's day is closed: nothing changes up to the day that CLOSED_UNTIL names."),
+    "closed": (409, "The entry's day is closed: nothing up to {} can change."),
     "not_your_person": (403, "The token does not list this person among those it may upload for."),
     "from_tracker": (409, "The entry comes from a tracker; delete it there, or it will come back."),
     "own_entry": (403, "Nobody approves their own hours; another approver can."),
@@ -1557,8 +1557,12 @@ REFUSED = {  # code: the status where it is the whole request, and why
 
 def refused(code: str, errors: Sequence[Fault] = ()) -> Problem:
     """The Problem of a request that is refused for a reason of the table."""
-    status, why = REFUSED[code]
-    return Problem(status, code, why, errors)
+    return Problem(REFUSED[code][0], code, why_not(code), errors)
+
+
+def why_not(code: str) -> str:
+    """The sentence of the table, with the last day that is closed."""
+    return REFUSED[code][1].format(request.app.settings.closed_until)
 
 
 def settle(result: Result, verdict: str, errors: Sequence[Fault] = ()) -> None:
@@ -1566,7 +1570,7 @@ def settle(result: Result, verdict: str, errors: Sequence[Fault] = ()) -> None:
     if verdict in STATUSES:
         result.status = verdict  # type: ignore[assignment]
     else:
-        result.code, result.errors = verdict, list(errors) or [Fault("", REFUSED[verdict][1])]
+        result.code, result.errors = verdict, list(errors) or [Fault("", why_not(verdict))]
 
 
 def answer_results(results: Sequence[Result]) -> bytes:
@@ -1946,7 +1950,7 @@ def differences(entry: Entry, seen: Any) -> list[Fault]:
     return [
         Fault(name, sayable(f"is {msgspec.json.encode(now).decode()} now"))
         for name, saw, now in pairs
-        if saw is not UNSET and saw != now and saw != allowed.get(name)
+        if saw is not UNSET and saw != now and saw != allowed.get(name, UNSET)
     ]
 
 
@@ -2237,7 +2241,7 @@ def operation(route: bottle.Route) -> dict[str, Any]:
         raising += [bearer_token, insist, Issuer.find, Access.admit, read_query, Database.connection]
     if access and access.body:
         content = {"application/json": {"schema": refer(access.body)}}
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": access.body != "Seen", "content": content}
         raising.append(read_body)
     if route.method != "GET":
         raising.append(Database.transaction)
