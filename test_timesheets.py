@@ -6356,6 +6356,7 @@ MATCHES = [  # name, rows, held, the plan when all that is held is covered
     # Else the approved hour and this one were both paid.
     ("one-of-two-equal-is-approved", [P1], [A1, work("P/a", 1, "2")], ["=1", "-2"]),
     ("the-other-of-two-equal-is-approved", [P1], [H1, work("P/a", 1, "2", approved=True)], ["=2", "-1"]),
+    ("approved-and-another-length-by-id", [ID7], [work("P/a", 2, "1", approved=True)], ["!7<1"]),
     ("adopts-the-approved-of-two-equal", [ID7], [H1, work("P/a", 1, "2", approved=True)], ["=2", "-1"]),
 ]
 # fmt: on
@@ -6366,6 +6367,13 @@ def test_match(rows, held, plan):
     """Each rule of matching, with all that is held covered; the order in which the API tells it means nothing."""
     assert steps(rows, held) == plan
     assert sorted(steps(rows, held[::-1])) == sorted(plan)
+
+
+def test_approved_entry_stands_in_the_way_of_covered_days_only():
+    """A row with a new id is stored beside an approved entry of its day, unless the input says all about that day."""
+    approved = work("P/a", 2, "1", approved=True)
+    for covered, sign in ((set(), "+"), ({approved.key}, "!")):
+        assert [step.sign for step in sync.match([ID7], [approved], covered, "f")] == [sign]
 
 
 DAYS, WHO = st.sampled_from(["2026-11-02", "2026-11-03"]), {"ann": "ann@x", "ann@x": "ann@x", "bob": "bob@x"}
