@@ -3557,6 +3557,7 @@ ENTRIES_ZIP = zipped("time_entries.csv", "x" * 99)
         pytest.param("a,date\n1,2\n", (), 66, "no known format. Its columns are: a, date. Nearest is", id="header"),
         pytest.param(TOGGL.replace("Duration", "Length"), (), 66, "Nearest is toggl, which needs: duration", id="nearly"),
         pytest.param("", (), 66, "The input is empty.", id="empty"),
+        pytest.param("{}", (), 66, "no known format. Its columns are: nothing", id="object-of-nothing"),
         pytest.param(" \r\n\n", (), 66, "The input is empty.", id="blank"),
         pytest.param(
             "Date,From,To,Duration,Project,Client,Hours\n", (), 64, "fits harvest and kimai; --format says which",
@@ -3739,6 +3740,8 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
      ["clockify:jane@x.example:2026-11-16:1|jane@x.example|2026-11-16|S|1.5|x"]),
     ("16-null", "null", (), []),
     ("16-list", " []\n", (), []),
+    *((f"compact-time-{name}", f'[{{"start": "20261116T0800{end}", "end": "20261116T0930{end}", "tags": ["S"]}}]', TOLD,
+       ["2026-11-16 1.5"]) for name, end in (("utc", "00Z"), ("local", "00"), ("offset", "00+0100"))),
     ("16-object", '{"time_entries": [], "total_entries": 0}', (), []),
     ("20-timetagger", "subtotals,tag_groups,duration,date,start,stop,description,user,tags\n\n3:15,Total,,,,,,,\n,,,,,,,,\n"
      '3:15,#s,,,,,,,\n,,1:30,2026-11-16,09:00,10:30,"Build, test",j@x,#s\n,,1:45,2026-11-17,23:00,00:45,Deploy,j@x,#s\n',
