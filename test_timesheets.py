@@ -6464,9 +6464,11 @@ class Door(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    def behave(self, most=1000, fault="", at=0):
-        """What happens from now on; a fault is `lost`, `dead` or `dead after commit`."""
-        self.most, self.fault, self.at, self.uploads = most, fault, at, 0
+    def behave(self, most=1000, fault="", at=0, meanwhile=None):
+        """What happens from now on; a fault is `lost`, `dead` or `dead after commit`; `meanwhile` is called once,
+        before the next upload.
+        """
+        self.most, self.fault, self.at, self.uploads, self.meanwhile = most, fault, at, 0, meanwhile
 
     def answer(self, environ, start_response):
         """Let a request through to the API, or not."""
@@ -6478,6 +6480,8 @@ class Door(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
             refuse = "413 Too Large"
         elif count:
             self.uploads += 1
+            if self.meanwhile and self.uploads == 1:
+                self.meanwhile()
             over = self.uploads - self.at if self.fault else -1
             refuse = "503 Dead" if over > 0 and self.fault != "lost" or over == 0 and self.fault == "dead" else ""
             if over == 0 and not refuse:
@@ -6857,6 +6861,22 @@ def test_what_the_input_lacks_is_deleted_where_it_says_all(door, monkeypatch, be
         assert sync.main(["--max-delete", "9", "--state-dir", str(door.folder / "state"), *more, str(path)]) == ends
     rows = door.api.table("seconds, voided")
     assert sorted(seconds / 3600 for seconds, voided in rows if not voided) == left
+
+
+def test_entry_approved_between_reading_and_writing_is_not_stored_again(door, monkeypatch):
+    """The row that would take its place is refused with it; the next run finds nothing to do."""
+    monkeypatch.setenv("AUTH0_CLIENT_ID", demo.CLIENT_ID)
+    path = door.folder / "export"
+    state = ["--state-dir", str(door.folder / "state"), *USER, *BERLIN, str(path)]
+    path.write_text(EXPORT)
+    assert sync.main(state) == 0
+    entry = ENTRIES[0] | {"start": "2026-11-02T08:00:00Z", "project_name": "StoreZero", "description": "d"}
+    path.write_text(json.dumps([entry]))
+    door.behave(meanwhile=lambda: door.api.call("PUT", "/approvals/1", door.api.boss))
+    assert sync.main(state) == 65
+    door.behave()
+    assert door.api.table("approved, voided") == [(1, 0)]
+    assert sync.main(state) == 0 and door.api.table("approved, voided") == [(1, 0)]
 
 
 def test_what_the_api_holds_is_what_the_tracker_holds(door):
