@@ -3687,6 +3687,9 @@ def test_durations_as_people_write_them(look, number, role, hours):
         pytest.param("2026-10-25 01:30", "2026-10-25 03:30", "3", 3, False, id="the-clocks-change"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:30:00Z", "soon", 1.5, False, id="unreadable"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:30:00Z", "", 1.5, False, id="empty"),
+        pytest.param("2026-08-05T09:00:00Z", "noon", "1.5", 1.5, False, id="unreadable-end"),
+        pytest.param("2026-08-05T09:00:00Z", "2026-08-05T08:00:00Z", "1.5", 1.5, False, id="end-before-the-start"),
+        pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:00:00", "1.5", 1.5, False, id="end-without-its-zone"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T09:00:00Z", "0", None, False, id="nothing"),
         pytest.param("2026-08-05T09:00:00Z", "", "1.5", None, False, id="runs"),
     ],
@@ -4320,8 +4323,8 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def world(shared, tmp_path, monkeypatch, capsys):
     """All that sync.py meets: the shared API, with nothing in it, and a folder of the test's own."""
-    tenant, _, relay = shared
-    world = World(*shared, tmp_path, monkeypatch, capsys)
+    tenant, server, relay = shared
+    world = World(tenant, server, relay, tmp_path, monkeypatch, capsys)
     with contextlib.closing(sqlite3.connect(world.database, timeout=20)) as db, db:
         for table in ("history", "replay", "entry"):
             db.execute(f"DELETE FROM {table}")
@@ -4335,8 +4338,8 @@ def world(shared, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def own_world(tmp_path, monkeypatch, capsys):
     """The same, freshly made, for tests that kill the API or change the tenant's keys."""
-    with served(tmp_path) as parts:
-        yield World(*parts, tmp_path, monkeypatch, capsys)
+    with served(tmp_path) as (tenant, server, relay):
+        yield World(tenant, server, relay, tmp_path, monkeypatch, capsys)
 
 
 def test_main_job_once_and_only_once(world):
