@@ -105,7 +105,7 @@ def many(count: int, noun: str) -> str:
 DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?", re.ASCII)
 TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?::([0-5][0-9]))?(?:[.,][0-9]+)?\s?(?:([ap])\.?m\.?)?", re.IGNORECASE)
 MOMENT = re.compile(r"([\d./-]+)[T ]\s*(.+?)\s?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
-COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
+COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)", re.ASCII)
 CLOCK = re.compile(r"(\d{1,4}):([0-5]\d)(?::([0-5]\d))?(?: ?h)?", re.ASCII)
 WORDED = re.compile(  # 1h 30m, 90 min, 1,5 h, 1h30, 2 Std., PT1H30M
     r"(?:PT)?(?:([\d.,]+)\s*(?:h|hrs?|hours?|std|stunden?)\.?)?"
@@ -178,7 +178,7 @@ def read_time(text: str) -> str:
 @remember
 def read_moment(text: str, order: str | None, zone: tzinfo | None) -> datetime:
     """A date and time as the person saw it. UTC does not tell where that was: `zone` must. :raise Stop: it does not."""
-    match = MOMENT.fullmatch(COMPACT.sub(r"\1-\2-\3 \4:\5:\6Z", text))
+    match = MOMENT.fullmatch(COMPACT.sub(r"\1-\2-\3 \4:\5:\6", text))
     if not match:
         raise ValueError(f"{text!r} is not a date and time")
     day, time_of_day, offset = match.groups()
@@ -703,7 +703,8 @@ def as_json(text: str) -> Json:
     with or_stop(NO_INPUT, NOT_UTF8, UnicodeError):
         text.encode()
     with or_stop(NO_INPUT, "The input begins like JSON and is none:", ValueError, RecursionError):
-        return json.loads(text) or []
+        data = json.loads(text)
+    return [] if data is None else data
 
 
 def listed(data: Json) -> list[Json]:
@@ -1631,7 +1632,7 @@ def kept_in(folder: str, kind: str, *about: object) -> str:
 def recall(path: str, what: str) -> Object:
     """What `keep` wrote; nothing if it wrote none, or with a warning if it is broken or others can read it."""
     if os.path.exists(path):
-        with contextlib.suppress(Stop, ValueError):
+        with contextlib.suppress(Stop, ValueError, TypeError):
             return dict(json.loads(private_text(path)))
         log.warning("%s is no private file with %s in it; a new one is made", path, what)
     return {}
@@ -1794,12 +1795,12 @@ def run(options: argparse.Namespace) -> int:
     deadline, export = clock() + DEADLINE, Export(options)
     options.state = "" if options.print else state_folder(options)
     env = environment(options)
+    settings = {} if options.print else read_settings(env)
     with reporting(export):
         if options.print:
             read(export, env, deadline)
             show(export)
         else:
-            settings = read_settings(env)
             with only_one(options.state):
                 read(export, env, deadline)
                 counts = bring(export, Api(settings, options.state, deadline))

@@ -5134,6 +5134,7 @@ ENTRIES_ZIP = zipped("time_entries.csv", "x" * 99)
         pytest.param("a,date\n1,2\n", (), 66, "no known format. Its columns are: a, date. Nearest is", id="header"),
         pytest.param(TOGGL.replace("Duration", "Length"), (), 66, "Nearest is toggl, which needs: duration", id="nearly"),
         pytest.param("", (), 66, "The input is empty.", id="empty"),
+        pytest.param("{}", (), 66, "no known format. Its columns are: nothing", id="object-of-nothing"),
         pytest.param(" \r\n\n", (), 66, "The input is empty.", id="blank"),
         pytest.param(
             "Date,From,To,Duration,Project,Client,Hours\n", (), 64, "fits harvest and kimai; --format says which",
@@ -5263,6 +5264,9 @@ def test_durations_as_people_write_them(look, number, role, hours):
         pytest.param("2026-10-25 01:30", "2026-10-25 03:30", "3", 3, False, id="the-clocks-change"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:30:00Z", "soon", 1.5, False, id="unreadable"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:30:00Z", "", 1.5, False, id="empty"),
+        pytest.param("2026-08-05T09:00:00Z", "noon", "1.5", 1.5, False, id="unreadable-end"),
+        pytest.param("2026-08-05T09:00:00Z", "2026-08-05T08:00:00Z", "1.5", 1.5, False, id="end-before-the-start"),
+        pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:00:00", "1.5", 1.5, False, id="end-without-its-zone"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T09:00:00Z", "0", None, False, id="nothing"),
         pytest.param("2026-08-05T09:00:00Z", "", "1.5", None, False, id="runs"),
     ],
@@ -5316,6 +5320,8 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
      ["clockify:jane@x.example:2026-11-16:1|jane@x.example|2026-11-16|S|1.5|x"]),
     ("16-null", "null", (), []),
     ("16-list", " []\n", (), []),
+    *((f"compact-time-{name}", f'[{{"start": "20261116T0800{end}", "end": "20261116T0930{end}", "tags": ["S"]}}]', TOLD,
+       ["2026-11-16 1.5"]) for name, end in (("utc", "00Z"), ("local", "00"), ("offset", "00+0100"))),
     ("16-object", '{"time_entries": [], "total_entries": 0}', (), []),
     ("20-timetagger", "subtotals,tag_groups,duration,date,start,stop,description,user,tags\n\n3:15,Total,,,,,,,\n,,,,,,,,\n"
      '3:15,#s,,,,,,,\n,,1:30,2026-11-16,09:00,10:30,"Build, test",j@x,#s\n,,1:45,2026-11-17,23:00,00:45,Deploy,j@x,#s\n',
@@ -7953,6 +7959,7 @@ MATCHES = [  # name, rows, held, the plan when all that is held is covered
     # Else the approved hour and this one were both paid.
     ("one-of-two-equal-is-approved", [P1], [A1, work("P/a", 1, "2")], ["=1", "-2"]),
     ("the-other-of-two-equal-is-approved", [P1], [H1, work("P/a", 1, "2", approved=True)], ["=2", "-1"]),
+    ("approved-and-another-length-by-id", [ID7], [work("P/a", 2, "1", approved=True)], ["!7<1"]),
     ("adopts-the-approved-of-two-equal", [ID7], [H1, work("P/a", 1, "2", approved=True)], ["=2", "-1"]),
 ]
 # fmt: on
@@ -7963,6 +7970,13 @@ def test_match(rows, held, plan):
     """Each rule of matching, with all that is held covered; the order in which the API tells it means nothing."""
     assert steps(rows, held) == plan
     assert sorted(steps(rows, held[::-1])) == sorted(plan)
+
+
+def test_approved_entry_stands_in_the_way_of_covered_days_only():
+    """A row with a new id is stored beside an approved entry of its day, unless the input says all about that day."""
+    approved = work("P/a", 2, "1", approved=True)
+    for covered, sign in ((set(), "+"), ({approved.key}, "!")):
+        assert [step.sign for step in sync.match([ID7], [approved], covered, "f")] == [sign]
 
 
 DAYS, WHO = st.sampled_from(["2026-11-02", "2026-11-03"]), {"ann": "ann@x", "ann@x": "ann@x", "bob": "bob@x"}
@@ -8050,9 +8064,11 @@ class Door(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    def behave(self, most=1000, fault="", at=0):
-        """What happens from now on; a fault is `lost`, `dead` or `dead after commit`."""
-        self.most, self.fault, self.at, self.uploads = most, fault, at, 0
+    def behave(self, most=1000, fault="", at=0, meanwhile=None):
+        """What happens from now on; a fault is `lost`, `dead` or `dead after commit`; `meanwhile` is called once,
+        before the next upload.
+        """
+        self.most, self.fault, self.at, self.uploads, self.meanwhile = most, fault, at, 0, meanwhile
 
     def answer(self, environ, start_response):
         """Let a request through to the API, or not."""
@@ -8064,6 +8080,8 @@ class Door(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
             refuse = "413 Too Large"
         elif count:
             self.uploads += 1
+            if self.meanwhile and self.uploads == 1:
+                self.meanwhile()
             over = self.uploads - self.at if self.fault else -1
             refuse = "503 Dead" if over > 0 and self.fault != "lost" or over == 0 and self.fault == "dead" else ""
             if over == 0 and not refuse:
@@ -8443,6 +8461,22 @@ def test_what_the_input_lacks_is_deleted_where_it_says_all(door, monkeypatch, be
         assert sync.main(["--max-delete", "9", "--state-dir", str(door.folder / "state"), *more, str(path)]) == ends
     rows = door.api.table("seconds, voided")
     assert sorted(seconds / 3600 for seconds, voided in rows if not voided) == left
+
+
+def test_entry_approved_between_reading_and_writing_is_not_stored_again(door, monkeypatch):
+    """The row that would take its place is refused with it; the next run finds nothing to do."""
+    monkeypatch.setenv("AUTH0_CLIENT_ID", demo.CLIENT_ID)
+    path = door.folder / "export"
+    state = ["--state-dir", str(door.folder / "state"), *USER, *BERLIN, str(path)]
+    path.write_text(EXPORT)
+    assert sync.main(state) == 0
+    entry = ENTRIES[0] | {"start": "2026-11-02T08:00:00Z", "project_name": "StoreZero", "description": "d"}
+    path.write_text(json.dumps([entry]))
+    door.behave(meanwhile=lambda: door.api.call("PUT", "/approvals/1", door.api.boss))
+    assert sync.main(state) == 65
+    door.behave()
+    assert door.api.table("approved, voided") == [(1, 0)]
+    assert sync.main(state) == 0 and door.api.table("approved, voided") == [(1, 0)]
 
 
 def test_what_the_api_holds_is_what_the_tracker_holds(door):
