@@ -8874,9 +8874,9 @@ def test_each_line_that_the_demo_ends_with_works(tmp_path):
     process = started(tmp_path)
     try:
         lines = list(itertools.takewhile(lambda line: "Serving until" not in line, process.stdout))
-        commands = [line for line in lines if re.match("  (TOKEN|curl|AUTH0)", line)]
+        commands = [line for line in lines if re.match("  (url|JANE|OMAR|MANAGER|CLERK|curl|AUTH0)", line)]
         done = subprocess.run(["bash", "-e"], input="".join(commands), capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and len(commands) == 3, done.stderr
+        assert done.returncode == 0 and len(commands) == 7, done.stderr
         assert '"user_id":"jane@contractor.example"' in done.stdout and "✓ verdict    accepted" in done.stdout
         addresses = [line.split()[0] for line in lines if re.match("  http", line)]
         assert [urllib.parse.urlsplit(address).path for address in addresses] == ["/app", "/"]
