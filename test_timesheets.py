@@ -7,6 +7,7 @@
 
 uv run test_timesheets.py                everything that the plain command runs
 uv run test_timesheets.py -k token       the tests whose names hold a word
+PICTURES=docs uv run --with axe-playwright-python test_timesheets.py -k pictures    makes the README's pictures anew
 """
 
 import base64
@@ -8554,7 +8555,7 @@ def test_contractor_sees_adds_and_deletes_hours(window):
     window.call("PUT", "/approvals/1", window.boss)
     page = window.sign_in("Jane", "/app#hours/2026-11-18")
     text = page.inner_text("main")
-    assert "22 November 2026" in text and "✓ approved by boss@example.com" in text
+    assert "22 Nov 2026" in text and "✓ approved by boss@example.com" in text
     assert "from TimesheetsImportJob" in text and page.inner_text("tfoot").split() == [
         "Sum",
         "■",
@@ -8610,7 +8611,7 @@ def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
     page = window.sign_in("Mira")
     groups = page.locator(".group")
     assert [text.split("\n")[0] for text in groups.all_inner_texts()] == [JANE, MIRA, OMAR]
-    assert "22 November 2026" in groups.nth(0).inner_text() and "22.5 h" in groups.nth(0).inner_text()
+    assert "22 Nov 2026" in groups.nth(0).inner_text() and "22.5 h" in groups.nth(0).inner_text()
     assert "Mon 16 Nov has 13 h. Is something there twice?" in groups.nth(2).inner_text()
     assert groups.nth(1).get_by_role("checkbox").count() == 0 and "another approver" in groups.nth(1).inner_text()
 
@@ -8816,6 +8817,33 @@ def test_a_list_of_many_pages_is_shown_whole(window):
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 1001 entries, 10.01 h.")
     said(page, "Nothing waits for approval.")
+
+
+DONE = {16: "Shelving, aisle 3", 17: "Shelving, aisle 4", 18: "Stocktaking", 19: "Stocktaking", 20: "Hand-over"}
+
+
+def test_pictures_of_the_readme(window, tmp_path):
+    """A manager's Monday at a desk, and a contractor's week on a phone; PICTURES names where to keep them."""
+    folder = pathlib.Path(os.environ.get("PICTURES", tmp_path))
+    for day, what in DONE.items():
+        date = f"2026-11-{day}"
+        window.upload(row(f"j{day}", user_id=JANE, date=date, description=what, hours=7.5 + day % 2))
+        window.upload(row(f"o{day}", user_id=OMAR, date=date, project="Website", hours=6, description="Checkout page"))
+    window.upload(row("o1", user_id=OMAR, date="2026-11-18", hours=6.5, description="Checkout page"))
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    page.get_by_label("6 h of Mon 16 Nov, Website, omar").check()
+    page.screenshot(path=folder / "app.png")
+    token = window.tenant.person(MIRA, "approve:timesheets")
+    window.call("PUT", "/approvals", token, window.call("GET", f"/approvals?user_id={JANE}&to=2026-11-16", token))
+    tuesday, *_ = window.call("GET", f"/approvals?user_id={JANE}", token)
+    note = urllib.parse.quote("Was aisle 4 not done on Monday?")
+    window.call("DELETE", f"/approvals/{tuesday['id']}?note={note}", token)
+    phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}
+    window.sign_in("Jane", "/app#hours/2026-11-16", **phone).screenshot(path=folder / "app-phone.png")
+    for name, width in (("app.png", 1280), ("app-phone.png", 780)):
+        picture = (folder / name).read_bytes()
+        assert int.from_bytes(picture[16:20], "big") == width and len(picture) < 150_000
 
 
 @heavy
