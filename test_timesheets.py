@@ -8627,13 +8627,17 @@ def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 2 entries, 15 h.")
     said(page, f"Not approved: {JANE}, 7.5 h of Mon 16 Nov, StoreZero: ")
-    said(page, "hours is 2.25 now")
+    assert page.locator("#said p").inner_text().endswith(": hours is 2.25 now.")
     assert page.get_by_label("2.25 h of Mon 16 Nov, StoreZero, jane").is_checked() is False
     assert [entry["approved"] for entry in window.call("GET", f"/timesheets?user_id={JANE}", window.boss)] == [
         True,
         True,
         False,
     ]
+
+    page.get_by_role("button", name="Take back").click()
+    said(page, "Took back the approval of 2 entries, 15 h.")
+    assert not any(entry["approved"] for entry in window.call("GET", f"/timesheets?user_id={JANE}", window.boss))
 
     page.get_by_label("All of omar").check()
     page.get_by_label("8 h of Mon 16 Nov, StoreZero, omar").uncheck()
