@@ -8481,6 +8481,23 @@ def test_app_page_that_is_not_there_is_a_problem_in_words(api, monkeypatch, tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "also"),
+    [
+        ("https://id.example/t?x=1", " https://id.example;"),
+        ("https://id.example; script-src *", " https://id.example;"),
+        ("javascript:alert(1)", ";"),
+        (None, ";"),
+    ],
+)
+def test_app_page_may_call_where_the_issuer_gives_tokens(tenant, database, endpoint, also):
+    """Its token endpoint may be on another host; nothing that the issuer says of itself gets further into the policy."""
+    with contextlib.closing(Api(tenant, database)) as api:
+        api.app.issuer.description = {"token_endpoint": endpoint}
+        policy = api.call("GET", "/app").headers["Content-Security-Policy"]
+    assert f"connect-src 'self' {tenant.url[:-1]}{also}" in policy and policy.count("script-src") == 1
+
+
 def test_settings_cannot_leave_their_place_in_the_app_page(tenant, database):
     """Whatever a setting holds, it is data to the page."""
     with contextlib.closing(Api(tenant, database, APP_CLIENT_ID="</script><script>alert(1)</script>")) as api:
