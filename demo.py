@@ -234,7 +234,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         discovery["authorization_endpoint"] = url + "authorize"
         pages = {JWKS: {"keys": self.tenant.published}, "/.well-known/openid-configuration": discovery}
         if path == "/authorize":
-            self.answer(*self.tenant.authorize(asked, who), who)
+            self.answer(*self.tenant.authorize(asked, who), who if who in PEOPLE else "")
         elif path == "/v2/logout" and asked.get("returnTo") in self.tenant.callbacks:
             self.answer(302, asked["returnTo"])
         else:
