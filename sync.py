@@ -1786,23 +1786,19 @@ OUTCOMES = ("created", "updated", "unchanged", "rejected", "skipped")
 
 def run(options: argparse.Namespace) -> int:
     """The whole job -> the exit status."""
-    deadline, export = clock() + DEADLINE, Export(options)
-    options.state = "" if options.print else state_folder(options)
-    env = environment(options)
-    settings = {} if options.print else read_settings(env)
-    with reporting(export):
-        if options.print:
+    export, deadline = Export(options), clock() + DEADLINE
+    if options.print:
+        env = environment(options)
+        with reporting(export):
             read(export, env, deadline)
             show(export)
-        else:
-            with only_one(options.state):
-                read(export, env, deadline)
-                counts = bring(export, Api(settings, options.state, deadline))
-        for reject in export.rejects:
-            log.error("line %s: %s", reject.line, reject.fault)
-            log.info("    %s", ", ".join(map(str, reject.row.cells if reject.row else ())))
-        if not options.print:
-            account(export, counts)
+    else:
+        options.state = state_folder(options)
+        env = environment(options)
+        settings = read_settings(env)
+        with reporting(export), only_one(options.state):
+            read(export, env, deadline)
+            account(export, bring(export, Api(settings, options.state, deadline)))
     return REJECTED if export.rejects else OK
 
 
@@ -1828,6 +1824,14 @@ def show(export: Export) -> None:
     written = json.JSONEncoder(ensure_ascii=False).encode
     for change in match([row for row in export.rows if row.seconds], [], set(), export.feed):
         print(written(uploaded(change)))
+    complain(export)
+
+
+def complain(export: Export) -> None:
+    """Say which rows were rejected, and why."""
+    for reject in export.rejects:
+        log.error("line %s: %s", reject.line, reject.fault)
+        log.info("    %s", ", ".join(map(str, reject.row.cells if reject.row else ())))
 
 
 def bring(export: Export, api: Api) -> collections.Counter[str]:
@@ -1864,6 +1868,7 @@ def bring(export: Export, api: Api) -> collections.Counter[str]:
 
 def account(export: Export, counts: collections.Counter[str]) -> None:
     """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
+    complain(export)
     counts["rejected"] = len(export.rejects)
     if sum(counts[outcome] for outcome in OUTCOMES) != export.read:
         raise Stop(SOFTWARE, f"{many(export.read, 'row')} read, but these accounted for: {dict(counts)}.")
