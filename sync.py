@@ -1111,15 +1111,20 @@ def find(rows: list[Entry], held: list[Entry], covered: set[str]) -> tuple[dict[
 
     def pair(passes: list[tuple[Same, bool]], by_id: bool, fits: Callable[[Entry], object]) -> None:
         """Give each row that waits an entry of its day and person, by the first pass in which they are the same."""
+        if not left:
+            return
         waiting = [n for n, row in enumerate(rows) if row.seconds and n not in found and bool(row.key) == by_id]
-        for same, approved in passes if left else ():
+        names: dict[tuple[str, str], dict[str, None]] = collections.defaultdict(dict)
+        for row in (rows[place] for place in waiting):  # what the rows of one person's day call them, all together
+            names[row.user, row.day].update(dict.fromkeys([row.user, row.user if by_id else row.person]))
+        for same, approved in passes:
             free: dict[object, list[str]] = collections.defaultdict(list)
             for entry in (entry for entry in left.values() if entry.approved == approved and fits(entry)):
                 for name in {entry.user, entry.person}:
                     free[name, entry.day, same(entry)].append(entry.key)
             for place in waiting:
-                name, person, day, what = rows[place].user, rows[place].person, rows[place].day, same(rows[place])
-                keys = itertools.chain(free.get((name, day, what), ()), free.get((person, day, what), ()))
+                user, day, what = rows[place].user, rows[place].day, same(rows[place])
+                keys = (key for name in names[user, day] for key in free.get((name, day, what), ()))
                 if key := next((key for key in keys if key in left), ""):
                     found[place] = left.pop(key)
             waiting = [place for place in waiting if place not in found]
