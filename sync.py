@@ -1111,15 +1111,20 @@ def find(rows: list[Entry], held: list[Entry], covered: set[str]) -> tuple[dict[
 
     def pair(passes: list[tuple[Same, bool]], by_id: bool, fits: Callable[[Entry], object]) -> None:
         """Give each row that waits an entry of its day and person, by the first pass in which they are the same."""
+        if not left:
+            return
         waiting = [n for n, row in enumerate(rows) if row.seconds and n not in found and bool(row.key) == by_id]
-        for same, approved in passes if left else ():
+        names: dict[tuple[str, str], dict[str, None]] = collections.defaultdict(dict)
+        for row in (rows[place] for place in waiting):  # what the rows of one person's day call them, all together
+            names[row.user, row.day].update(dict.fromkeys([row.user, row.user if by_id else row.person]))
+        for same, approved in passes:
             free: dict[object, list[str]] = collections.defaultdict(list)
             for entry in (entry for entry in left.values() if entry.approved == approved and fits(entry)):
                 for name in {entry.user, entry.person}:
                     free[name, entry.day, same(entry)].append(entry.key)
             for place in waiting:
-                name, person, day, what = rows[place].user, rows[place].person, rows[place].day, same(rows[place])
-                keys = itertools.chain(free.get((name, day, what), ()), free.get((person, day, what), ()))
+                user, day, what = rows[place].user, rows[place].day, same(rows[place])
+                keys = (key for name in names[user, day] for key in free.get((name, day, what), ()))
                 if key := next((key for key in keys if key in left), ""):
                     found[place] = left.pop(key)
             waiting = [place for place in waiting if place not in found]
@@ -1792,23 +1797,19 @@ OUTCOMES = ("created", "updated", "unchanged", "rejected", "skipped")
 
 def run(options: argparse.Namespace) -> int:
     """The whole job -> the exit status."""
-    deadline, export = clock() + DEADLINE, Export(options)
-    options.state = "" if options.print else state_folder(options)
-    env = environment(options)
-    settings = {} if options.print else read_settings(env)
-    with reporting(export):
-        if options.print:
+    export, deadline = Export(options), clock() + DEADLINE
+    if options.print:
+        env = environment(options)
+        with reporting(export):
             read(export, env, deadline)
             show(export)
-        else:
-            with only_one(options.state):
-                read(export, env, deadline)
-                counts = bring(export, Api(settings, options.state, deadline))
-        for reject in export.rejects:
-            log.error("line %s: %s", reject.line, reject.fault)
-            log.info("    %s", ", ".join(map(str, reject.row.cells if reject.row else ())))
-        if not options.print:
-            account(export, counts)
+    else:
+        options.state = state_folder(options)
+        env = environment(options)
+        settings = read_settings(env)
+        with reporting(export), only_one(options.state):
+            read(export, env, deadline)
+            account(export, bring(export, Api(settings, options.state, deadline)))
     return REJECTED if export.rejects else OK
 
 
@@ -1834,6 +1835,14 @@ def show(export: Export) -> None:
     written = json.JSONEncoder(ensure_ascii=False).encode
     for change in match([row for row in export.rows if row.seconds], [], set(), export.feed):
         print(written(uploaded(change)))
+    complain(export)
+
+
+def complain(export: Export) -> None:
+    """Say which rows were rejected, and why."""
+    for reject in export.rejects:
+        log.error("line %s: %s", reject.line, reject.fault)
+        log.info("    %s", ", ".join(map(str, reject.row.cells if reject.row else ())))
 
 
 def bring(export: Export, api: Api) -> collections.Counter[str]:
@@ -1870,6 +1879,7 @@ def bring(export: Export, api: Api) -> collections.Counter[str]:
 
 def account(export: Export, counts: collections.Counter[str]) -> None:
     """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
+    complain(export)
     counts["rejected"] = len(export.rejects)
     if sum(counts[outcome] for outcome in OUTCOMES) != export.read:
         raise Stop(SOFTWARE, f"{many(export.read, 'row')} read, but these accounted for: {dict(counts)}.")

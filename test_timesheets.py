@@ -7935,6 +7935,8 @@ MATCHES = [  # name, rows, held, the plan when all that is held is covered
     ("another-name-in-the-api", [work("P/a", 1, user="ann@y")], [H1], ["~1"]),
     ("both-names-at-once", [work("P/a", 1, user="ann@y"), work("P/b", 2, user="ann@y")],
      [H1, work("P/b", 2, "2", person="ann lee", user="ann@y")], ["~1", "=2"]),
+    ("names-of-a-day-are-one-persons", [P2, work("P/b", 2, person="ann@x")],
+     [work("P/a", 1, "1", user="bob@x", approved=True), work("P/b", 2, "2", person="ann@x")], ["=2", "!1"]),
     ("adopts-an-equal-entry", [ID7], [H1], ["~7<1"]),
     ("adopts-one-each", [ID7, work("P/a", 1, "f:8")], [H1], ["~7<1", "+8"]),
     ("adopts-nothing-else", [ID7], [work("P/a", 2, "1")], ["+7", "-1"]),
