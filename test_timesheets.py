@@ -6356,7 +6356,7 @@ def test_no_token_no_upload(world, monkeypatch, change, status, says):
     assert world.relay.asked == [] and demo.CLIENT_SECRET not in world.said
 
 
-ISSUERS = [  # what the README says to set, where the secret goes then, and what is asked for there
+ISSUERS = [  # what docs/auth0.md says to set, where the secret goes then, and what is asked for there
     ("auth0", {"AUTH0_DOMAIN": "t.eu.auth0.com"}, "https://t.eu.auth0.com/oauth/token", {}),
     (
         "keycloak",
