@@ -6360,7 +6360,7 @@ def test_no_token_no_upload(world, monkeypatch, change, status, says):
     assert world.relay.asked == [] and demo.CLIENT_SECRET not in world.said
 
 
-ISSUERS = [  # what the README says to set, where the secret goes then, and what is asked for there
+ISSUERS = [  # what docs/auth0.md says to set, where the secret goes then, and what is asked for there
     ("auth0", {"AUTH0_DOMAIN": "t.eu.auth0.com"}, "https://t.eu.auth0.com/oauth/token", {}),
     (
         "keycloak",
@@ -9108,8 +9108,7 @@ def test_links_of_a_document_lead_somewhere(document):
         re.sub(r"^```.*?^```", "", document_text(document), flags=re.DOTALL | re.MULTILINE),
     )
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        # The badge's link is GitHub's page of the repository. The picture comes with app.html.
-        if "://" in target or target.startswith("../../actions/") or target == "docs/app.png":
+        if "://" in target or target.startswith("../../actions/"):  # the badge's link is a page of GitHub's
             continue
         path, _, anchor = target.partition("#")
         linked = folder / path if path else HERE / document
