@@ -862,6 +862,15 @@ def test_a_slow_issuer_delays_nobody(keyed, fault):
     assert keyed.app.issuer.state() == "fresh" and status(keyed) == 200  # nor spoil it when it ended at last
 
 
+def test_health_of_an_idle_api_is_fresh_again_at_the_next_look(keyed):
+    """A service that nobody calls must not look broken to its monitor."""
+    assert status(keyed) == 200
+    keyed.app.issuer.clock.now += MINUTES
+    assert keyed.call("GET", "/health").json["keys"]["state"] == "stale"
+    assert asked(keyed) == 2
+    assert keyed.call("GET", "/health").json["keys"]["state"] == "fresh"
+
+
 def test_keys_recover_when_the_issuer_does(keyed):
     """After an outage the next attempt ends the 503."""
     keyed.tenant.fail(JWKS, "500")
