@@ -826,7 +826,7 @@ class Caller(NamedTuple):
 
     def may_upload_for(self, whom: str) -> bool:
         """Whether the caller may bring in hours of this person."""
-        return self.people is None or not self.people.isdisjoint((whom, "*" + "".join(whom.rpartition("@")[1:])))
+        return self.people is None or not self.people.isdisjoint((whom, "*" + "".join(whom.partition("@")[1:])))
 
 
 # Who calls, as Auth0 (azp, gty), RFC 9068 (client_id), Okta (cid), Entra ID (oid, idtyp) and Keycloak say it.
@@ -2071,7 +2071,7 @@ def report() -> bytes:
     totals: collections.Counter[tuple[str, ...]] = collections.Counter()
     for day, *group, seconds in rows:
         totals[period_of(day), *group] += seconds
-    least = -1 if query.over is UNSET else query.over * 3600
+    least = -1 if query.over is UNSET else round(query.over * 3600, 3)
     columns = [period, *columns, "hours"]
     lines = [(*group, in_hours(seconds)) for group, seconds in sorted(totals.items()) if seconds > least]
     return answer_list([Sum(**dict(zip(columns, line, strict=True))) for line in lines], columns)
