@@ -8882,6 +8882,11 @@ def test_app_in_every_view_width_and_scheme(window):
             page.set_viewport_size({"width": width, "height": 844})
             page.emulate_media(color_scheme=colours, reduced_motion="reduce")
             assert_accessible(page)
+    page.get_by_role("link", name="To approve").click()
+    page.get_by_label("All of jane").check()
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_label("Why do you refuse").wait_for()
+    assert_accessible(page)
     assert refusals(page) == []
 
 
