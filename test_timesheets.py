@@ -3745,6 +3745,11 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
     ("16-list", " []\n", (), []),
     *((f"compact-time-{name}", f'[{{"start": "20261116T0800{end}", "end": "20261116T0930{end}", "tags": ["S"]}}]', TOLD,
        ["2026-11-16 1.5"]) for name, end in (("utc", "00Z"), ("local", "00"), ("offset", "00+0100"))),
+    ("blanks-in-json", '[{"user_id": " jane ", "date": " 2026-11-16", "project": "Web ", "hours": "1.5 "}]', (),
+     ["generic:jane:2026-11-16:1|jane|2026-11-16|Web|1.5|"]),
+    ("two-people-by-first-and-last-name", HARVEST + "".join(
+        f"2026-11-16,Big,Web,,Task,n,1,Yes,{name},Lee\n" for name in ("Ann", "Bob")), (),
+     ["harvest:ann lee:2026-11-16:1|Ann Lee|2026-11-16|Web|1|n", "harvest:bob lee:2026-11-16:1|Bob Lee|2026-11-16|Web|1|n"]),
     ("running-and-nothing-else", '[{"start": "20261116T080000Z", "tags": ["S"]}]', TOLD, []),
     *((f"utc-as-{ascii(utc)}", f'[{{"start": "2026-11-16T23:30:00{utc}", "end": "2026-11-17T00:30:00{utc}", "tags": ["S"]}}]',
        (*USER, *BERLIN), ["2026-11-17 1"]) for utc in ("Z", "+00:00", "+0000", "-00:00", " +0000")),
