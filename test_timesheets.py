@@ -5336,6 +5336,14 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
     ("16-list", " []\n", (), []),
     *((f"compact-time-{name}", f'[{{"start": "20261116T0800{end}", "end": "20261116T0930{end}", "tags": ["S"]}}]', TOLD,
        ["2026-11-16 1.5"]) for name, end in (("utc", "00Z"), ("local", "00"), ("offset", "00+0100"))),
+    ("blanks-in-json", '[{"user_id": " jane ", "date": " 2026-11-16", "project": "Web ", "hours": "1.5 "}]', (),
+     ["generic:jane:2026-11-16:1|jane|2026-11-16|Web|1.5|"]),
+    ("two-people-by-first-and-last-name", HARVEST + "".join(
+        f"2026-11-16,Big,Web,,Task,n,1,Yes,{name},Lee\n" for name in ("Ann", "Bob")), (),
+     ["harvest:ann lee:2026-11-16:1|Ann Lee|2026-11-16|Web|1|n", "harvest:bob lee:2026-11-16:1|Bob Lee|2026-11-16|Web|1|n"]),
+    ("running-and-nothing-else", '[{"start": "20261116T080000Z", "tags": ["S"]}]', TOLD, []),
+    *((f"utc-as-{ascii(utc)}", f'[{{"start": "2026-11-16T23:30:00{utc}", "end": "2026-11-17T00:30:00{utc}", "tags": ["S"]}}]',
+       (*USER, *BERLIN), ["2026-11-17 1"]) for utc in ("Z", "+00:00", "+0000", "-00:00", " +0000")),
     ("16-object", '{"time_entries": [], "total_entries": 0}', (), []),
     ("20-timetagger", "subtotals,tag_groups,duration,date,start,stop,description,user,tags\n\n3:15,Total,,,,,,,\n,,,,,,,,\n"
      '3:15,#s,,,,,,,\n,,1:30,2026-11-16,09:00,10:30,"Build, test",j@x,#s\n,,1:45,2026-11-17,23:00,00:45,Deploy,j@x,#s\n',
@@ -5480,6 +5488,9 @@ def quotes(*descriptions):
         ),
         pytest.param(
             ONE_DAY.format("26-11-16", 1), USER, [], ["line 2: date '26-11-16' has no year of four digits"], id="25-hyphens"
+        ),
+        pytest.param(
+            ONE_DAY.format("0026-11-16", 1), USER, [], ["line 2: date '0026-11-16' is no date"], id="25-no-such-year"
         ),
         pytest.param(
             "start,end,note,sheet\n11/16/26 09:00,11/16/26 10:00,n,S\n", USER, [], ["line 2: start '11/16/26' has no"],
