@@ -8810,6 +8810,19 @@ def test_token_that_expires_in_the_middle_loses_nothing(window, monkeypatch):
     assert refusals(page) == ["401"]
 
 
+def test_slow_answer_is_announced(window):
+    """Who waits is told so, and no more once the answer is there; a late answer replaces nothing newer."""
+    page, held = window.sign_in("Jane"), []
+    page.route("**/reports/**", lambda route: held.append(route))
+    page.get_by_role("link", name="Reports").click()
+    said(page, "One moment…")
+    page.get_by_role("link", name="My hours").click()
+    said(page, "No hours in this week.")
+    page.unroute("**/reports/**")  # which lets go what was held
+    page.wait_for_timeout(500)
+    assert "No hours in this week." in page.inner_text("main") and page.inner_text("#said") == ""
+
+
 def test_new_token_that_is_refused_leads_into_no_circle(window, monkeypatch):
     """A fault of the set-up is said, in the API's words; signing in again would not mend it."""
     monkeypatch.setattr(window.tenant, "lifetime", -120)
