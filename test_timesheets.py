@@ -8777,6 +8777,7 @@ def test_sign_in_that_goes_wrong_is_a_sentence(window):
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("link", name="Jane").click()
     page.get_by_role("button", name="Sign out").wait_for()
+    page.locator("#view[aria-busy=false]").wait_for()
     page.context.clear_cookies()
     page.reload()
     said(page, "Your session has ended. Sign in again.")
