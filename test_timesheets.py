@@ -1803,6 +1803,27 @@ def test_large_page_is_read_in_parts_that_join(api, limit):
     assert (seen, len(set(seen))) == (sorted(seen, reverse=True), 2_500)
 
 
+def test_large_page_is_of_one_moment(api):
+    """An entry that moves to another day while the page is read stands in it once: no hours are lost or doubled."""
+    api.upload(*(row(f"e{n}", date=f"2026-{1 + n % 11:02}-02") for n in range(4_000)), row("moving"))
+    read = threading.Event()
+
+    def move():
+        while not read.is_set():
+            for day in ("2026-01-01", "2026-11-10"):
+                api.upload(row("moving", date=day))
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        moving = pool.submit(move)
+        try:
+            for _ in range(25):
+                page = api.call("GET", "/timesheets?limit=10000", api.ann).json
+                assert [entry["external_id"] for entry in page].count("moving") == 1
+        finally:
+            read.set()
+        moving.result()
+
+
 @pytest.mark.parametrize("limit", [1, 7, 25, 1000, 10_000])
 @pytest.mark.parametrize(
     ("path", "who", "count", "newest_first"),

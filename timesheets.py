@@ -1183,6 +1183,7 @@ class Database:
 
     errors: Any = sqlite3
     begin = "BEGIN IMMEDIATE"
+    snapshot = "BEGIN"  # what is read after it is of one moment
     for_update = ""  # a writer has the whole database
     quick = True  # a page of a list may be read on the event loop
     patience: float | None = None  # seconds for the whole of a request; what waits here gives up by itself
@@ -1524,12 +1525,15 @@ def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False
         f" AND (date, id) {beyond} (?, ?) ORDER BY date{order}, id{order} LIMIT ?"
     )
     # A large page is read in parts, so that long texts are not all in memory before the page turns out to be full.
-    while len(rows) <= size and sum(len(row[5]) for row in rows) <= MAX_PAGE:
-        part = min(size + 1 - len(rows), 1001)
-        rows += (more := request.app.db.read(sql, [*tests.values(), day, int(entry_id), part]))
-        if len(more) < part:
-            break
-        entry_id, _, day, *_ = rows[-1]
+    with request.app.db.connection() as db:
+        if size > 1000:
+            db.execute(request.app.db.snapshot)
+        while len(rows) <= size and sum(len(row[5]) for row in rows) <= MAX_PAGE:
+            part = min(size + 1 - len(rows), 1001)
+            rows += (more := db.execute(sql, [*tests.values(), day, int(entry_id), part]).fetchall())
+            if len(more) < part:
+                break
+            entry_id, _, day, *_ = rows[-1]
     while len(page := answer_list([entry_of(row) for row in rows[:size]], KEYS)) > MAX_PAGE:
         size = min(size, len(rows)) // 2
     if len(rows) > size:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
@@ -2740,6 +2744,7 @@ class Postgres(Database):
     """A PostgreSQL database, through psycopg and a pool of connections."""
 
     begin = "BEGIN; SET LOCAL lock_timeout = {}"
+    snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ"
     for_update = " ORDER BY id FOR UPDATE"  # in one order, so that two writers never wait for each other
     quick = False
     patience = PATIENCE + 0.5  # the server's own limits come first, where it answers at all
