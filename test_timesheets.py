@@ -1718,6 +1718,7 @@ def test_every_route_stands_in_the_table_of_roles(api):
         pytest.param(
             lambda api: api.call("DELETE", "/approvals/9", api.boss), 404, "not_found", id="unapprove-nothing"
         ),
+        pytest.param(lambda api: api.call("PUT", "/approvals/0", api.boss), 404, "not_found", id="approve-zero"),
         pytest.param(lambda api: api.call("DELETE", "/timesheets/9", api.boss), 404, "not_found", id="delete-nothing"),
     ],
 )
@@ -3476,6 +3477,20 @@ def test_commit_is_synced_to_disk_and_the_next_start_finds_it(sqlite_api, tenant
             [("wal",)],
             [(2,)],
         ]
+
+
+def test_ids_go_on_where_32_bits_end(api):
+    """An id may have 18 digits, in the history and under an Idempotency-Key too."""
+    api.upload(row())
+    postgresql = type(api.app.db) is timesheets.Postgres
+    sql = "SELECT setval('entry_id', 2147483647)" if postgresql else "UPDATE entry SET id = 2147483647"
+    with api.app.db.connection() as db:
+        db.execute(sql)
+    sent = {"date": "2026-11-20", "project": "A", "hours": 1}
+    created = [api.call("POST", "/timesheets", api.ann, sent, Idempotency_Key="k") for _ in "ab"]
+    assert [(answer.status_int, answer.json["id"]) for answer in created] == [(201, 2**31)] * 2
+    assert api.call("PUT", f"/approvals/{2**31}", api.boss).status_int == 200
+    assert len(api.call("GET", f"/timesheets/{2**31}/history", api.ann).json) == 2
 
 
 def test_hosts_that_start_at_once_share_an_empty_database(database):

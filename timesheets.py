@@ -785,7 +785,7 @@ class Issuer:
         try:
             keys = usable_keys(fetch(address).get("keys"))
             if began == self.tried:  # else it was given up
-                self.keys, self.fetched = keys, began
+                self.fetched, self.keys = began, keys  # in this order: keys without an age are none to /health
         except NO_ANSWER as fault:
             log.warning("the key set at %s cannot be fetched: %s", address, fault)
         self.settled = max(self.settled, began)
@@ -1635,7 +1635,7 @@ def change(db: Any, ids: Sequence[int], approved: int = 0, voided: int = 0, note
 api = bottle.Bottle()  # collects the routes; create_app() makes the application
 api.uninstall(True)  # Bottle's own plugins: the handlers answer with bytes
 api.install(watch)
-ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
+ENTRY_ID = "<entry_id:re:[1-9][0-9]{0,17}>"
 
 
 @api.post("/timesheets/upload")
@@ -2836,7 +2836,7 @@ class Postgres(Database):
 
 
 # What SQLite writes otherwise.
-SPELLINGS = [("?", "%s"), (") STRICT", ")"), ("id INTEGER PRIMARY KEY", "id BIGINT PRIMARY KEY"), ("rowid", "ctid")]
+SPELLINGS = [("?", "%s"), (") STRICT", ")"), ("id INTEGER", "id BIGINT"), ("rowid", "ctid")]
 
 
 class PostgresConnection:
