@@ -182,15 +182,9 @@ def read(struct: type[Input], given: Mapping[str, Any]) -> Input:
 
 def finish(entry: Struct) -> None:
     """Let the readers have a look at what msgspec has decoded itself. :raise ValueError: one does not take its value"""
-    for attribute, reader in readers(type(entry)):
-        if (value := getattr(entry, attribute)) is not UNSET:
-            setattr(entry, attribute, reader(value))
-
-
-@functools.cache
-def readers(struct: type[Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
-    """The fields of a Struct that have a reader."""
-    return [(each.attribute, each.reader) for each in fields(struct) if each.reader]
+    for each in fields(type(entry)):
+        if each.reader and (value := getattr(entry, each.attribute)) is not UNSET:
+            setattr(entry, each.attribute, each.reader(value))
 
 
 def sayable(text: str) -> str:
@@ -1333,21 +1327,6 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-VERSION_COLUMNS = (
-    "version, user_id, date, project, seconds, description, approved, voided, note, changed_at, changed_by"
-)
-
-
-def keep_history(db: Any, ids: Sequence[int]) -> None:
-    """Copy entries into the history. Whatever changes an entry calls this first."""
-    if ids:
-        db.execute(
-            f"INSERT INTO history (entry_id, {VERSION_COLUMNS}) SELECT id, {VERSION_COLUMNS} FROM entry"
-            f" WHERE id IN ({', '.join('?' * len(ids))})",
-            ids,
-        )
-
-
 # ---- Answers: JSON, or CSV for spreadsheets ----
 
 
@@ -1425,11 +1404,10 @@ class Health(Struct):
 STATUSES = Results.__struct_fields__[:-1]
 KEYS = Entry.__struct_fields__
 COLUMNS = ", ".join(KEYS).replace("hours", "seconds")
+KEPT = COLUMNS.replace("id, ", "", 1).replace("source, external_id", "voided")  # what each version has of its own
 FIELDS: list[Any] = [(each.name, each.type) for each in msgspec.structs.fields(Entry)]
-SEEN = [FIELDS[0], *((name, kind | UnsetType, UNSET) for name, kind in FIELDS[1:])]
-Seen: Any = msgspec.defstruct(
-    "Seen", SEEN, kw_only=True, forbid_unknown_fields=True
-)  # by an approver, in part or whole
+SEEN = [FIELDS[0], *((name, kind | UnsetType, UNSET) for name, kind in FIELDS[1:])]  # by an approver, in part or whole
+Seen: Any = msgspec.defstruct("Seen", SEEN, kw_only=True, forbid_unknown_fields=True)
 MAX_PAGE = 4 * 1024 * 1024  # bytes of a list in one answer
 
 
@@ -1617,15 +1595,25 @@ def insert(db: Any, rows: Sequence[tuple[Any, ...]]) -> Sequence[int]:
     return ids
 
 
+def one_in(values: Sequence[Any]) -> str:
+    """The SQL for being one of so many values; there may be none."""
+    return f"IN ({', '.join('?' * len(values)) or 'NULL'})"
+
+
+def keep_history(db: Any, ids: Sequence[int]) -> None:
+    """Copy entries into the history. Whatever changes an entry calls this first."""
+    sql = f"INSERT INTO history (entry_id, {KEPT}) SELECT id, {KEPT} FROM entry WHERE id {one_in(ids)}"
+    db.execute(sql, ids)
+
+
 def change(db: Any, ids: Sequence[int], approved: int = 0, voided: int = 0, note: str = "") -> None:
     """Make the next version of entries, in the caller's name."""
     keep_history(db, ids)
-    if ids:
-        db.execute(
-            "UPDATE entry SET approved = ?, voided = ?, note = ?, version = version + 1, changed_at = ?, changed_by = ?"
-            f" WHERE id IN ({', '.join('?' * len(ids))})",
-            [approved, voided, note, utc_now(), request["caller"].name(), *ids],
-        )
+    db.execute(
+        "UPDATE entry SET approved = ?, voided = ?, note = ?, version = version + 1, changed_at = ?, changed_by = ?"
+        f" WHERE id {one_in(ids)}",
+        [approved, voided, note, utc_now(), request["caller"].name(), *ids],
+    )
 
 
 # ---- Routes: uploads, for programs ----
@@ -1702,7 +1690,8 @@ def sort_rows(sent: Any, kind: type[Struct], key: str) -> Batch:
         result = Result(index, None, "rejected")
         results.append(result)
         try:
-            item = row if type(row) is kind else read_row(kind, row)
+            void = kind is UploadedEntry and isinstance(row, dict) and "deleted" in row
+            item = row if type(row) is kind else read(VoidedEntry if void else kind, row)
         except Faults as faults:
             settle(result, "invalid", faults.faults)
             if isinstance(row, dict) and type(row.get("external_id")) is str:
@@ -1716,11 +1705,6 @@ def sort_rows(sent: Any, kind: type[Struct], key: str) -> Batch:
         else:
             good.append((result, item))
     return rows is not sent, results, good
-
-
-def read_row(kind: type[Struct], row: Any) -> Any:
-    """A row of a batch. :raise Faults: all of its faults"""
-    return read(VoidedEntry if kind is UploadedEntry and isinstance(row, dict) and "deleted" in row else kind, row)
 
 
 Fields = tuple[Any, ...]
@@ -1783,11 +1767,9 @@ def upsert(db: Any, entries: list[tuple[Result, Fields | None]]) -> None:
 
 def known_entries(db: Any, source: str, keys: Sequence[str]) -> dict[str | None, tuple[Any, ...]]:
     """What the source has under these external ids, void ones too: {external_id: (id, approved, voided, *fields)}."""
-    if not keys:
-        return {}
     rows = db.execute(
         "SELECT external_id, id, approved, voided, user_id, date, project, seconds, description FROM entry"
-        f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})" + request.app.db.for_update,
+        f" WHERE source = ? AND external_id {one_in(keys)}{request.app.db.for_update}",
         [source, *keys],
     )
     return {row[0]: row[1:] for row in rows}
@@ -1961,8 +1943,8 @@ def differences(entry: Entry, seen: Any) -> list[Fault]:
 def approve_seen(db: Any, rows: list[tuple[Result, Any]]) -> None:
     """Approve the entries that are as they were seen, and complete the results."""
     closed, wanted, good = request.app.settings.closed_until, [result.id for result, _ in rows], []
-    condition = f"id IN ({', '.join('?' * len(wanted))})"
-    found: dict[Any, Entry] = {entry.id: entry for entry in find(db, condition, wanted, request.app.db.for_update)}
+    entries = find(db, f"id {one_in(wanted)}", wanted, request.app.db.for_update)
+    found: dict[Any, Entry] = {entry.id: entry for entry in entries}
     for result, seen in rows:
         entry = found.get(result.id)
         if entry is None:
