@@ -276,9 +276,9 @@ RIGHT_HOURS = must_be("a number of hours such as 7.5, more than 0 and at most 24
 Hours = Annotated[float, RIGHT_HOURS, Meta(extra_json_schema=HOURS)]
 PAGE_START = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$"
 PageStart = Annotated[str, must_be("as in the Link header of the page before", pattern=PAGE_START)]
-Grouping = Literal["user", "project", "user,project", "project,user"]
 GROUPINGS = must_be("user, project, user,project or project,user")
-SOME_HOURS = must_be("a number of hours such as 12", ge=0, le=10_000)
+Grouping = Annotated[Literal["user", "project", "user,project", "project,user"], GROUPINGS]
+SomeHours = Annotated[float, must_be("a number of hours such as 12", ge=0, le=10_000)]
 KEY_OF_REQUEST = must_be("1 to 200 visible ASCII characters", pattern=r"^[\x21-\x7e]{1,200}$")
 Value = TypeVar("Value")
 Maybe = Union[Value, UnsetType]  # noqa: UP007 (mypy takes no other form of a generic alias)
@@ -485,7 +485,10 @@ def problem_json(error: bottle.HTTPError) -> bytes:
     return msgspec.json.encode(ProblemDetails("about:blank", *facts))
 
 
-def watch(handler: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
+Handler = Callable[..., bytes | None]
+
+
+def watch(handler: Handler) -> Handler:
     """Bottle plugin around every route: takes plain requests only; logs, and does not tell, what nobody foresaw.
 
     :raise 400: `bad_request`: there is no Host header, or more than one
@@ -577,10 +580,8 @@ class Report(Period, kw_only=True):
     project: OneProject = UNSET
     user_id: OnePerson = UNSET
     approved: OneState = UNSET
-    by: Maybe[
-        Annotated[Grouping, GROUPINGS, about("what to add up by; user,project if not said, user with `over`")]
-    ] = UNSET
-    over: Maybe[Annotated[float, SOME_HOURS, about("only sums of more hours than this")]] = UNSET
+    by: Maybe[Annotated[Grouping, about("what to add up by; user,project if not said, user with `over`")]] = UNSET
+    over: Maybe[Annotated[SomeHours, about("only sums of more hours than this")]] = UNSET
 
 
 class Refusal(Struct, kw_only=True):
@@ -1024,9 +1025,6 @@ class Access(NamedTuple):
         raise Problem(403, "people_closed", "This API serves programs only, because USER_CLAIM does not name a claim.")
 
 
-Handler = Callable[..., bytes | None]
-
-
 def requires(
     *scopes: str, query: type[Struct] = NoQuery, body: Any = None, quick: bool = False
 ) -> Callable[[Handler], Handler]:
@@ -1296,11 +1294,10 @@ class Database:
                 break
             except (self.errors.Error, Problem) as fault:
                 busy = isinstance(fault, Problem) and fault.code == BUSY[1]
-                if busy and time.monotonic() < give_up:  # other processes start as well
-                    time.sleep(random.random() / 5)
-                    continue
-                says = in_a_line(fault.__cause__ or fault)
-                raise Faults([f"DATABASE_URL is no database that can be used: {says}."]) from fault
+                if not busy or time.monotonic() > give_up:
+                    says = in_a_line(fault.__cause__ or fault)
+                    raise Faults([f"DATABASE_URL is no database that can be used: {says}."]) from fault
+                time.sleep(random.random() / 5)  # other processes start as well
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
         return found
@@ -2118,7 +2115,7 @@ class App(bottle.Bottle):
         answer = super().wsgi(environ, start)
         if log.isEnabledFor(logging.INFO):
             caller, ms = environ.get("caller"), round((time.perf_counter() - began) * 1000, 1)
-            asker = caller and (caller.person or caller.client)
+            asker = caller and caller.name()
             asked = (environ["REQUEST_METHOD"], environ["PATH_INFO"], response.status_code, ms, asker)
             facts = (utc_now(), "INFO", *asked, environ["reason"], request_id)
             as_json = self.settings.log_format == "json"
@@ -2151,8 +2148,6 @@ def create_app(
 
 
 # ==== Around it =======================================================================================================
-#
-# What follows can be left for later: how the API describes itself, how it is served, PostgreSQL, and `explain`.
 
 # ---- Self-description: OpenAPI, read off the routes, the Structs and the docstrings above ----
 
@@ -2179,12 +2174,12 @@ SCHEMAS |= {
 JANE, TRACKED = "jane@contractor.example", {"date": "2026-11-20", "project": "StoreZero", "hours": 7.5}
 ENTRY: dict[str, Any] = {"id": 14, "user_id": JANE} | TRACKED | {"description": "", "approved": False, "source": "Job"}
 ENTRY |= {"external_id": "toggl:1", "note": "", "version": 1, "changed_at": "2026-11-20T16:00:00Z", "changed_by": "Job"}
-FAULTY = {"index": 1, "external_id": "toggl:2", "status": "rejected", "code": "invalid"}
-UPLOADED: dict[str, Any] = dict.fromkeys(STATUSES, 0) | {"created": 1, "rejected": 1}
-UPLOADED["results"] = [
-    {"index": 0, "external_id": "toggl:1", "status": "created", "id": 14},
-    FAULTY | {"errors": [{"field": "hours", "detail": "must be a number of hours such as 7.5"}]},
+FAULTY = [Fault("hours", "must be a number of hours such as 7.5")]
+RESULTS = [
+    Result(0, "toggl:1", "created", 14),
+    Result(1, "toggl:2", "rejected", code="invalid", errors=FAULTY),
 ]
+UPLOADED = msgspec.to_builtins(Results(1, 0, 0, 0, 1, RESULTS))
 for name, example in {
     "Entry": ENTRY,
     "Entries": [ENTRY],
@@ -2414,20 +2409,25 @@ def hash_of(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def send_page(text: str, style: str, more: str = "") -> str:
+    """Send HTML, which may use the style with this hash, and what `more` of the policy permits."""
+    response.set_header("Content-Security-Policy", POLICY.format(style) + more)
+    response.content_type = "text/html; charset=utf-8"
+    return text
+
+
 @api.get("/")
 def page() -> str:
     """What this API is, for people.
 
     :return 200: Page
     """
-    app = request.app
-    response.set_header("Content-Security-Policy", POLICY.format(hash_of(STYLE)))
-    response.content_type = "text/html; charset=utf-8"
-    document = openapi(app)
+    app, document = request.app, openapi(request.app)
     paths = document["paths"].items()
     routes = [(path, method.upper(), each) for path, methods in paths for method, each in methods.items()]
     facts = {"settings": app.settings, "keys": app.issuer.state(), "routes": routes, "style": STYLE}
-    return str(bottle.template(PAGE_TEMPLATE, document, facts, marked=marked, sample=sample, curl=curl))
+    text = bottle.template(PAGE_TEMPLATE, document, facts, marked=marked, sample=sample, curl=curl)
+    return send_page(text, hash_of(STYLE))
 
 
 APP_PAGE = pathlib.Path(__file__).with_name("app.html")
@@ -2448,27 +2448,24 @@ def people() -> str:
         detail = "The page for people is a file of its own: put app.html beside timesheets.py."
         raise Problem(404, "not_found", detail, reason=fault) from fault
     style, script = (hash_of(text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("style", "script"))
-    callable_at = {
-        match[0] for url in (settings.issuer, says.get("token_endpoint")) if (match := ORIGIN.match(str(url)))
-    }
+    addresses = (settings.issuer, says.get("token_endpoint"))
+    origins = sorted({match[0] for each in addresses if (match := ORIGIN.match(str(each)))})
     # Trusted Types: no text becomes HTML or a script, whatever the page's own script might do.
-    policy = f"; script-src {script}; connect-src 'self' {' '.join(sorted(callable_at))}"
+    policy = f"; script-src {script}; connect-src 'self' {' '.join(origins)}"
     policy += "; img-src data:; require-trusted-types-for 'script'"
-    response.set_header("Content-Security-Policy", POLICY.format(style) + policy)
-    response.content_type = "text/html; charset=utf-8"
     facts = {"issuer": settings.issuer, "audience": settings.audience, "client_id": settings.app_client_id}
     facts["user_claim"] = settings.user_claim
-    return text.replace("{}", json.dumps(facts).replace("<", "\\u003c"), 1)
+    return send_page(text.replace("{}", json.dumps(facts).replace("<", "\\u003c"), 1), style, policy)
 
 
 # ---- Serving: the log, the gateway from Granian to Bottle, the processes ----
 
-# The event loop reads bodies and runs what is quick; all that may wait runs in threads. The log is written by a thread
-# of its own, so that a full disk or a reader that has left costs lines and nothing else.
-
 
 class Log(logging.Handler):
-    """Takes lines from every thread, never waits and never fails; a thread writes them to stderr."""
+    """Takes lines from every thread, never waits and never fails; a thread writes them to stderr.
+
+    So a full disk or a reader that has left costs lines and nothing else.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -2653,14 +2650,14 @@ def worker(settings: Settings) -> Gateway:
     return Gateway(app)
 
 
-def certificate_fault(settings: Settings) -> str:
-    """What is wrong with TLS_CERT and TLS_KEY, in words; empty for nothing."""
+def check_certificate(settings: Settings) -> None:
+    """:raise Faults: TLS_CERT and TLS_KEY are not a certificate and its key"""
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")  # asks nobody for one
     except OSError as fault:
-        return f"TLS_CERT and TLS_KEY are no certificate and its key, in PEM and without a pass phrase: {fault}."
-    return ""
+        says = f"TLS_CERT and TLS_KEY are no certificate and its key, in PEM and without a pass phrase: {fault}."
+        raise Faults([says]) from fault
 
 
 def free_address(settings: Settings) -> tuple[str, int]:
@@ -2672,10 +2669,8 @@ def free_address(settings: Settings) -> tuple[str, int]:
             return address, port
     except OSError as fault:
         other = "HOST" if isinstance(fault, socket.gaierror) or fault.errno == errno.EADDRNOTAVAIL else "PORT"
-        reason = str(fault.strerror).partition(" (")[0]
-        sys.exit(
-            f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {reason}; choose another {other}."
-        )
+        reason = f"{str(fault.strerror).partition(' (')[0]}; choose another {other}"
+        sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {reason}.")
 
 
 def serve(settings: Settings) -> None:
@@ -2687,14 +2682,13 @@ def serve(settings: Settings) -> None:
 
     with contextlib.closing(open_database(settings.database_url)) as database:  # whose connections no worker inherits
         database.migrate()
-    if settings.tls_cert and (fault := certificate_fault(settings)):
-        raise Faults([fault])
+    if settings.tls_cert:
+        check_certificate(settings)
     address, port = free_address(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     where = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-    people = (
-        f"people by {settings.user_claim}" if settings.user_claim else "programs only, because USER_CLAIM is not set"
-    )
+    claim = settings.user_claim
+    people = f"people by {claim}" if claim else "programs only, because USER_CLAIM is not set"
     print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}, {people}", flush=True)
     server = Granian(
         "timesheets",
@@ -2718,8 +2712,8 @@ def serve(settings: Settings) -> None:
 
 # ---- PostgreSQL: the same SQL, for many hosts ----
 
-# Any number of API processes share one database. Writers queue at rows and never run again; every wait has an end.
-# Only what every engine that speaks its protocol has is used: no advisory locks, no LISTEN, no extensions.
+# Any number of API processes share one database, and every wait has an end. Only what every engine that speaks its
+# protocol has is used: no advisory locks, no LISTEN, no extensions.
 
 
 class Postgres(Database):
@@ -2746,23 +2740,19 @@ class Postgres(Database):
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
         self.errors, self.writing = psycopg.errors, threading.Semaphore(2 * THREADS)  # its writers queue at rows
         errors = self.errors
-        self.connect = functools.partial(psycopg.connect, url, connect_timeout=PATIENCE)
         start = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)  # hosts that start at once
         self.busy = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, *start)
         logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
-        limits = f"-c statement_timeout={2 * PATIENCE}s"
-        limits += f" -c idle_in_transaction_session_timeout={2 * PATIENCE}s"
+        self.connect = functools.partial(psycopg.connect, url, connect_timeout=PATIENCE)
+        limits = "-c statement_timeout={0}s -c idle_in_transaction_session_timeout={0}s".format(2 * PATIENCE)
         options = {"autocommit": True, "client_encoding": "utf8", "options": f"{parts.get('options', '')} {limits}"}
         # A host that is gone without a word is noticed.
         options |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-        options["connect_timeout"] = PATIENCE
-        wait: Any = {
-            "timeout": PATIENCE,
-            "reconnect_timeout": 1,
-        }  # the next request tries again, and not a timer of its own
-        self.pool = psycopg_pool.ConnectionPool(
-            url, kwargs=options, min_size=1, max_size=2 * THREADS, open=False, **wait
-        )
+        options |= {"connect_timeout": PATIENCE}
+        # A connection that cannot be had again at once is for the next request to try, not for a timer of the pool's.
+        waits: Any = {"timeout": PATIENCE, "reconnect_timeout": 1}
+        size = 2 * THREADS
+        self.pool = psycopg_pool.ConnectionPool(url, kwargs=options, min_size=1, max_size=size, open=False, **waits)
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Any]:
@@ -2846,6 +2836,8 @@ class PostgresConnection:
 
 # ---- `explain`: what a token, or this set-up, lacks ----
 
+TIMES = ("exp", "iat", "nbf")
+
 
 def mark(good: bool, name: str, found: object, advice: str = "") -> bool:
     """Print one line of an explanation, with the advice if it is needed; -> whether all is well with it."""
@@ -2893,13 +2885,8 @@ def explain_caller(app: App, caller: Caller) -> bool:
     advice = f"put the claim {claim} into it (USER_CLAIM), or no route for people opens"
     mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", advice)
     if caller.people is not None and "batch:upload" in caller.scopes:
-        listed = ", ".join(sorted(caller.people)) or "nobody"
-        mark(
-            bool(caller.people),
-            "uploads for",
-            listed,
-            f"put people or *@domain into the claim {app.settings.people_claim}",
-        )
+        advice = f"put people or *@domain into the claim {app.settings.people_claim}"
+        mark(bool(caller.people), "uploads for", ", ".join(sorted(caller.people)) or "nobody", advice)
     mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; docs/auth0.md says how")
     opened = 0
     for route in api.routes:
@@ -2919,9 +2906,8 @@ def explain_settings(app: App) -> bool:
         shown = ", ".join(value) if isinstance(value, tuple) else str(value)
         mark(True, each.name, re.sub(r"(?<=//).*@|(?<=\?).*", "...", shown) or "none")
     if not settings.user_claim:
-        mark(
-            False, "people", "are kept out", "set USER_CLAIM to the claim that holds a person's e-mail, or leave it so"
-        )
+        advice = "set USER_CLAIM to the claim that holds a person's e-mail, or leave it so"
+        mark(False, "people", "are kept out", advice)
     says = issuer.description
     if says:
         known = says.get("issuer") in (settings.issuer, *settings.extra_issuers)
@@ -2995,7 +2981,6 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(f"The API cannot go on: {fault}")
 
 
-TIMES = ("exp", "iat", "nbf")
 EPILOG = """A flag overrides the environment variable of its name. `explain` alone makes the database if there is none.
 Exit status: 0 after SIGTERM, 1 when the port or the database's server cannot be had, or something explained is
 refused; 78 for the settings."""
