@@ -1578,6 +1578,14 @@ def insist_open(day: str) -> None:
         raise refused("closed")
 
 
+Fields = tuple[Any, ...]
+
+
+def fields_of(whom: str | None, entry: OwnEntry) -> Fields:
+    """What is stored of a person's hours, in the order of the table."""
+    return whom, entry.date, entry.project, round(entry.hours * 3600), entry.description
+
+
 def insert(db: Any, rows: Sequence[tuple[Any, ...]]) -> Sequence[int]:
     """Store new rows (source, external_id, *fields) -> their ids."""
     if not rows:
@@ -1641,8 +1649,8 @@ def upload() -> bytes:
     dry_run, (single, results, rows) = request["query"].dry_run, read_batch(read_body(), UploadedEntry, "external_id")
     if rows:  # else there is nothing to wait for other writers for
         with request.app.db.transaction(keep=not dry_run) as db:
-            upsert(db, [(result, stored_fields(row)) for result, row in rows])
-            stored = find(db, "id = ?", [results[0].id or None]) if single else []
+            upsert(db, rows)
+            found = find(db, "id = ?", [results[0].id or None]) if single else []
     for result in results:
         if dry_run and result.status == "created":
             result.id = None  # an id that another entry will get would mislead
@@ -1651,9 +1659,9 @@ def upload() -> bytes:
     (result,) = results
     if result.code:
         raise refused(result.code, result.errors)
-    if not stored:  # it is void
+    if not found:  # it is void
         return answer(result)
-    return answer(msgspec.structs.replace(stored[0], id=result.id), 201 if result.status == "created" else 200)
+    return answer(msgspec.structs.replace(found[0], id=result.id), 201 if result.status == "created" else 200)
 
 
 Batch = tuple[bool, list[Result], list[tuple[Result, Any]]]
@@ -1704,16 +1712,6 @@ def sort_rows(sent: Any, kind: type[Struct], key: str) -> Batch:
     return rows is not sent, results, good
 
 
-Fields = tuple[Any, ...]
-
-
-def stored_fields(row: UploadedEntry | VoidedEntry) -> Fields | None:
-    """What is stored of an uploaded row, in the order of the table; None to void it."""
-    if isinstance(row, VoidedEntry):
-        return None
-    return row.user_id, row.date, row.project, round(row.hours * 3600), row.description
-
-
 UNKNOWN = (None, 0, 1)  # an entry that is not there is like a void one without an id
 
 
@@ -1737,13 +1735,14 @@ def decide(caller: Caller, closed: str, old: tuple[Any, ...], fields: Fields | N
     return "created" if old[0] is None else "updated"
 
 
-def upsert(db: Any, entries: list[tuple[Result, Fields | None]]) -> None:
+def upsert(db: Any, entries: list[tuple[Result, Any]]) -> None:
     """Bring the source's entries to what was sent and complete their results."""
     caller, closed = request["caller"], request.app.settings.closed_until
     request.app.db.queue_up(db, caller.client)
     keys = [result.external_id for result, _ in entries if result.external_id is not None]
     known, new, changes, now, who = known_entries(db, caller.client, keys), [], [], utc_now(), caller.name()
-    for result, fields in entries:
+    for result, row in entries:
+        fields = None if isinstance(row, VoidedEntry) else fields_of(row.user_id, row)
         old = known.get(result.external_id, UNKNOWN)
         settle(result, verdict := decide(caller, closed, old, fields))
         if verdict == "created":
@@ -1807,9 +1806,7 @@ def create() -> bytes:
             raise Problem(422, "key_reused", "This Idempotency-Key came with another body before; use a new key.")
         if entry_id is None:
             insist_open(entry.date)
-            seconds = round(entry.hours * 3600)
-            row = (caller.client, None, caller.person, entry.date, entry.project, seconds, entry.description)
-            (entry_id,) = insert(db, [row])
+            (entry_id,) = insert(db, [(caller.client, None, *fields_of(caller.person, entry))])
             if key is not None:
                 db.execute("INSERT INTO replay VALUES (?, ?, ?, ?)", (caller.person, key, digest, entry_id))
         (first, _), *_ = versions(db, entry_id)
