@@ -3550,6 +3550,7 @@ def test_constraints_are_the_last_line_of_defence(sqlite_api):
         pytest.param("GET", "/timesheets?%70roject=rare", False, id="a-search-in-disguise"),
         pytest.param("GET", "/timesheets?approved=1", False, id="a-filter"),
         pytest.param("GET", "/timesheets/upload", False, id="a-clients-own-list"),
+        pytest.param("GET", "/timesheets/1/history", False, id="a-history-of-any-length"),
         pytest.param("GET", "/reports/weekly", False, id="a-report"),
         pytest.param("GET", "/reports/daily", False, id="another-report"),
         pytest.param("PUT", "/approvals", False, id="what-writes-much"),

@@ -1871,7 +1871,7 @@ def timesheet(entry_id: str) -> bytes:
 
 
 @api.get(f"/timesheets/{ENTRY_ID}/history")
-@requires("read:timesheets", "report:timesheets", quick=True)
+@requires("read:timesheets", "report:timesheets")
 def history(entry_id: str) -> bytes:
     """Every version of an entry, the first one first, also when it is deleted: what it said, who made it so and when.
 
