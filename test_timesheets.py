@@ -1440,6 +1440,7 @@ def test_good_value_is_stored_exactly(api, field, value, stored):
         *(({field: bad}, field, "must be text of 1 to 200 characters") for field in ("user_id", "project", "external_id") for bad in (5, None, True, [], {}, "", "  ", "x" * 201, " " * 400)),
         *(({"description": bad}, "description", "must be text of at most 5,000 characters") for bad in (5, None, True, [], {}, "x" * 5_001)),
         *(({"user_id": bad}, "user_id", "must be a name or an address without characters that nobody sees") for bad in ("*", "j\u200bane@x.example", "\u3164", "jane\u00ad", "\ufdfa" * 20)),
+        *(({"user_id": f"jane{bad}@x.example"}, "user_id", "must be a name or an address without characters that nobody sees") for bad in "\u034f\u17b4\u180b\u2028\u2029\u2065\ufe0f\ufff0\U000e0100"),
         *(({field: f"x{bad}y"}, field, "must not hold control characters or broken Unicode") for field in ("project", "description") for bad in ("\x00", "\n", "\x1b", "\x85", "\ud800")),
         ({"houres": 5}, "houres", "unknown field"),
         *(({field: 1}, field, "is set by the server") for field in ("id", "approved", "source")),

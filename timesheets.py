@@ -203,7 +203,10 @@ def sayable(text: str) -> str:
 # Every text is trimmed and searched for bad characters in `plain`, every name of a person goes through `person`.
 
 BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
-BLANK_FILLER = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters to Unicode, and nothing to the eye
+BLANK_FILLER = re.compile(  # letters, marks and others to Unicode, and nothing to the eye
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2028\u2029\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff]"
+)
 TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,30})?)?"
 ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
 JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
