@@ -8730,6 +8730,19 @@ def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
     assert refusals(page) == []
 
 
+def test_manager_takes_back_only_what_was_approved_here(window):
+    """What another manager approved meanwhile is said to be so, and stays approved."""
+    window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, hours=2))
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    window.call("PUT", "/approvals/1", window.boss)
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 1 entry, 2 h. Approved before: 1 entry, 7.5 h.")
+    page.get_by_role("button", name="Take back").click()
+    said(page, "Took back the approval of 1 entry, 2 h.")
+    assert [window.call("GET", f"/timesheets/{number}", window.boss)["approved"] for number in (1, 2)] == [True, False]
+
+
 def test_clerk_sees_the_month_and_downloads_it(window):
     """Approved only, or all; in bars and numbers; the CSV is the API's own."""
     window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, project="=Web"), row("o1", user_id=OMAR, hours=1))
@@ -8811,6 +8824,21 @@ def test_token_that_expires_in_the_middle_loses_nothing(window, monkeypatch):
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 2 entries, 9.5 h.")
     assert refusals(page) == ["401"]
+
+
+def test_sign_out_is_for_every_window_and_needs_no_answer(window):
+    """On a shared computer no window may stay behind signed in, whatever becomes of the issuer meanwhile."""
+    page = window.sign_in("Jane")
+    with page.expect_popup() as opened:
+        page.evaluate("open('/app')")
+    other = opened.value
+    other.get_by_label("Project").fill("Garden")
+    window.tenant.fail("/.well-known/openid-configuration", "500")
+    page.get_by_role("button", name="Sign out").click()
+    for left in (page, other):
+        left.get_by_role("button", name="Sign in").wait_for()
+        assert JANE not in left.inner_text("body")
+        assert left.evaluate("sessionStorage.kept") == '{"signedIn":false}'
 
 
 def test_slow_answer_is_announced(window):
