@@ -2502,6 +2502,31 @@ def test_scopes_that_go_together(api, make, path, status, code):
     assert (answer.status_int, found) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "scope"),
+    [
+        ("machine", "/timesheets", "report:timesheets"),
+        ("machine", "/timesheets/1", "report:timesheets"),
+        ("machine", "/reports/monthly", "report:timesheets"),
+        ("machine", "/timesheets/upload", "batch:upload"),
+        ("person", "/timesheets", "read:timesheets"),
+        ("person", f"/timesheets?user_id={ANN_MAIL}", "report:timesheets"),
+    ],
+)
+def test_refusal_names_a_scope_that_helps(api, kind, path, scope):
+    """Whoever grants what the challenge names is let in; to see others' hours it takes no right to approve them."""
+    api.upload(row())
+    had, who = ("read:timesheets" if "=" in path else "", BOB_MAIL if kind == "person" else "Payroll")
+
+    def ask(scopes):
+        token = api.tenant.machine(scopes, who) if kind == "machine" else api.tenant.person(who, scopes)
+        return api.call("GET", path, token)
+
+    answer = ask(had)
+    assert (answer.status_int, f'scope="{scope}"' in answer.headers["WWW-Authenticate"]) == (403, True)
+    assert ask(f"{had} {scope}").status_int == 200
+
+
 @pytest.fixture
 def closed(tenant, database):
     """An API whose October is closed, with what had arrived by then: entry 1 waits, 2 is approved, 3 is void."""
