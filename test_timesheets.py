@@ -2129,6 +2129,28 @@ def test_refusal_that_is_not_understood_changes_nothing(api, query):
     assert (answer.status_int, answer.json["code"], look_up(api)["version"]) == (400, "invalid_query", 2)
 
 
+@pytest.mark.parametrize(
+    ("approved", "query", "status", "version"),
+    [
+        pytest.param(False, "?note=13+h&version=1", 409, 2, id="refuses-what-was-corrected"),
+        pytest.param(False, "?note=13+h&version=2", 204, 3, id="refuses-what-it-saw"),
+        pytest.param(True, "?version=2", 409, 3, id="takes-back-another-approval"),
+        pytest.param(True, "?version=3", 204, 4, id="takes-back-what-it-saw"),
+    ],
+)
+def test_refusal_is_of_what_was_seen(api, approved, query, status, version):
+    """A note about 13 hours never lands on the 5 that the tracker brought meanwhile; a repeat is answered the same."""
+    api.upload(row(hours=13))
+    api.upload(row(hours=5))
+    if approved:
+        api.call("PUT", "/approvals/1", api.boss)
+    for _ in "ab":
+        answer = api.call("DELETE", "/approvals/1" + query, api.boss)
+        assert (answer.status_int, look_up(api)["version"]) == (status, version)
+    if status == 409:
+        assert (answer.json["code"], answer.json["errors"][0]["detail"]) == ("changed", f"is {version} now")
+
+
 def test_approver_may_refuse_and_take_back_what_is_their_own(api):
     """Nobody approves their own hours; to undo is another matter."""
     api.call("POST", "/timesheets", api.boss, OWN)
@@ -4380,7 +4402,7 @@ def test_openapi_says_what_each_route_refuses(api, method, path, status, codes):
     [
         ("get", "/timesheets", {"from", "to", "limit", "after", "project", "user_id", "approved"}),
         ("get", "/approvals", {"from", "to", "limit", "after", "project", "user_id"}),
-        ("delete", "/approvals/{entry_id}", {"entry_id", "note"}),
+        ("delete", "/approvals/{entry_id}", {"entry_id", "note", "version"}),
         ("get", "/timesheets/{entry_id}/history", {"entry_id"}),
     ],
 )
@@ -8766,6 +8788,23 @@ def test_manager_takes_back_only_what_was_approved_here(window):
     page.get_by_role("button", name="Take back").click()
     said(page, "Took back the approval of 1 entry, 2 h.")
     assert [window.call("GET", f"/timesheets/{number}", window.boss)["approved"] for number in (1, 2)] == [True, False]
+
+
+def test_manager_refuses_what_was_seen(window):
+    """What was corrected since the list was shown is not refused, and waits to be looked at."""
+    window.upload(row("j1", user_id=JANE, hours=13), row("j2", user_id=JANE, hours=14))
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    window.upload(row("j1", user_id=JANE, hours=5))
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_label("Why do you refuse 2 entries, 27 h?").fill("  ")
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()  # blanks would refuse nothing
+    page.get_by_label("Why do you refuse 2 entries, 27 h?").fill("So many?")
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+    said(page, "Refused 1 entry, 14 h.")
+    said(page, f"Not refused: {JANE}, 13 h of ")
+    assert page.get_by_label("5 h of").count() == 1
+    assert [window.call("GET", f"/timesheets/{number}", window.boss)["note"] for number in (1, 2)] == ["", "So many?"]
 
 
 def test_clerk_sees_the_month_and_downloads_it(window):

@@ -596,6 +596,9 @@ class Refusal(Struct, kw_only=True):
     """Why an entry is refused."""
 
     note: Annotated[Reason, about("what its person is told")] = ""
+    version: Maybe[Annotated[int, whole(1, 2**31 - 1), about("the version that was seen; another stays as it is")]] = (
+        UNSET
+    )
 
 
 class Rehearsal(Struct, kw_only=True):
@@ -2031,12 +2034,14 @@ def unapprove(entry_id: str) -> None:
 
     :return 204:
     :raise 404: `not_found`: there is no such entry
-    :raise 409: `closed`: its day is closed
+    :raise 409: `changed` or `closed`: its version is another; its day is closed
     """
-    note = request["query"].note
+    note, seen = request["query"].note, request["query"].version
     with request.app.db.transaction() as db:
         entry = one_of(db, entry_id, "*", request.app.db.for_update)
         if entry.approved or note not in ("", entry.note):
+            if seen not in (UNSET, entry.version):
+                raise refused("changed", [Fault("version", f"is {entry.version} now")])
             insist_open(entry.date)
             change(db, [entry.id], note=note)
     response.status = 204
