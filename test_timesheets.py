@@ -8905,6 +8905,26 @@ def test_sign_out_is_for_every_window_and_needs_no_answer(window):
         assert left.evaluate("sessionStorage.kept") == '{"signedIn":false}'
 
 
+def test_cancelled_sign_in_adds_nothing_later(window, monkeypatch):
+    """What was on its way when the token ran out stays typed, for its person to send or to leave."""
+    monkeypatch.setattr(window.tenant, "lifetime", -58)
+    page = window.sign_in("Jane")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    time.sleep(2.1)
+    monkeypatch.undo()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("link", name="Cancel").click()
+    said(page, "You are not signed in: User did not authorize the request.")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Jane").click()
+    page.locator("#view[aria-busy=false]").wait_for()
+    page.wait_for_timeout(500)
+    assert page.get_by_label("Project").input_value() == "Garden"
+    assert window.call("GET", f"/timesheets?user_id={JANE}", window.boss) == []
+
+
 def test_slow_answer_is_announced(window):
     """Who waits is told so, and no more once the answer is there; a late answer replaces nothing newer."""
     page, held = window.sign_in("Jane"), []
