@@ -1440,6 +1440,7 @@ def test_good_value_is_stored_exactly(api, field, value, stored):
         *(({field: bad}, field, "must be text of 1 to 200 characters") for field in ("user_id", "project", "external_id") for bad in (5, None, True, [], {}, "", "  ", "x" * 201, " " * 400)),
         *(({"description": bad}, "description", "must be text of at most 5,000 characters") for bad in (5, None, True, [], {}, "x" * 5_001)),
         *(({"user_id": bad}, "user_id", "must be a name or an address without characters that nobody sees") for bad in ("*", "j\u200bane@x.example", "\u3164", "jane\u00ad", "\ufdfa" * 20)),
+        *(({"user_id": f"jane{bad}@x.example"}, "user_id", "must be a name or an address without characters that nobody sees") for bad in "\u034f\u17b4\u180b\u2028\u2029\u2065\ufe0f\ufff0\U000e0100"),
         *(({field: f"x{bad}y"}, field, "must not hold control characters or broken Unicode") for field in ("project", "description") for bad in ("\x00", "\n", "\x1b", "\x85", "\ud800")),
         ({"houres": 5}, "houres", "unknown field"),
         *(({field: 1}, field, "is set by the server") for field in ("id", "approved", "source")),
@@ -2150,6 +2151,28 @@ def test_refusal_that_is_not_understood_changes_nothing(api, query):
     assert (answer.status_int, answer.json["code"], look_up(api)["version"]) == (400, "invalid_query", 2)
 
 
+@pytest.mark.parametrize(
+    ("approved", "query", "status", "version"),
+    [
+        pytest.param(False, "?note=13+h&version=1", 409, 2, id="refuses-what-was-corrected"),
+        pytest.param(False, "?note=13+h&version=2", 204, 3, id="refuses-what-it-saw"),
+        pytest.param(True, "?version=2", 409, 3, id="takes-back-another-approval"),
+        pytest.param(True, "?version=3", 204, 4, id="takes-back-what-it-saw"),
+    ],
+)
+def test_refusal_is_of_what_was_seen(api, approved, query, status, version):
+    """A note about 13 hours never lands on the 5 that the tracker brought meanwhile; a repeat is answered the same."""
+    api.upload(row(hours=13))
+    api.upload(row(hours=5))
+    if approved:
+        api.call("PUT", "/approvals/1", api.boss)
+    for _ in "ab":
+        answer = api.call("DELETE", "/approvals/1" + query, api.boss)
+        assert (answer.status_int, look_up(api)["version"]) == (status, version)
+    if status == 409:
+        assert (answer.json["code"], answer.json["errors"][0]["detail"]) == ("changed", f"is {version} now")
+
+
 def test_approver_may_refuse_and_take_back_what_is_their_own(api):
     """Nobody approves their own hours; to undo is another matter."""
     api.call("POST", "/timesheets", api.boss, OWN)
@@ -2521,6 +2544,31 @@ def test_scopes_that_go_together(api, make, path, status, code):
     answer = api.call("GET", path, make(api.tenant))
     found = answer.json.get("code") if isinstance(answer.json, dict) else None
     assert (answer.status_int, found) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "scope"),
+    [
+        ("machine", "/timesheets", "report:timesheets"),
+        ("machine", "/timesheets/1", "report:timesheets"),
+        ("machine", "/reports/monthly", "report:timesheets"),
+        ("machine", "/timesheets/upload", "batch:upload"),
+        ("person", "/timesheets", "read:timesheets"),
+        ("person", f"/timesheets?user_id={ANN_MAIL}", "report:timesheets"),
+    ],
+)
+def test_refusal_names_a_scope_that_helps(api, kind, path, scope):
+    """Whoever grants what the challenge names is let in; to see others' hours it takes no right to approve them."""
+    api.upload(row())
+    had, who = ("read:timesheets" if "=" in path else "", BOB_MAIL if kind == "person" else "Payroll")
+
+    def ask(scopes):
+        token = api.tenant.machine(scopes, who) if kind == "machine" else api.tenant.person(who, scopes)
+        return api.call("GET", path, token)
+
+    answer = ask(had)
+    assert (answer.status_int, f'scope="{scope}"' in answer.headers["WWW-Authenticate"]) == (403, True)
+    assert ask(f"{had} {scope}").status_int == 200
 
 
 @pytest.fixture
@@ -4391,7 +4439,7 @@ def test_openapi_says_what_each_route_refuses(api, method, path, status, codes):
     [
         ("get", "/timesheets", {"from", "to", "limit", "after", "project", "user_id", "approved"}),
         ("get", "/approvals", {"from", "to", "limit", "after", "project", "user_id"}),
-        ("delete", "/approvals/{entry_id}", {"entry_id", "note"}),
+        ("delete", "/approvals/{entry_id}", {"entry_id", "note", "version"}),
         ("get", "/timesheets/{entry_id}/history", {"entry_id"}),
     ],
 )
@@ -8766,6 +8814,36 @@ def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
     assert refusals(page) == []
 
 
+def test_manager_takes_back_only_what_was_approved_here(window):
+    """What another manager approved meanwhile is said to be so, and stays approved."""
+    window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, hours=2))
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    window.call("PUT", "/approvals/1", window.boss)
+    page.get_by_role("button", name="Approve").click()
+    said(page, "Approved 1 entry, 2 h. Approved before: 1 entry, 7.5 h.")
+    page.get_by_role("button", name="Take back").click()
+    said(page, "Took back the approval of 1 entry, 2 h.")
+    assert [window.call("GET", f"/timesheets/{number}", window.boss)["approved"] for number in (1, 2)] == [True, False]
+
+
+def test_manager_refuses_what_was_seen(window):
+    """What was corrected since the list was shown is not refused, and waits to be looked at."""
+    window.upload(row("j1", user_id=JANE, hours=13), row("j2", user_id=JANE, hours=14))
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    window.upload(row("j1", user_id=JANE, hours=5))
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_label("Why do you refuse 2 entries, 27 h?").fill("  ")
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()  # blanks would refuse nothing
+    page.get_by_label("Why do you refuse 2 entries, 27 h?").fill("So many?")
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+    said(page, "Refused 1 entry, 14 h.")
+    said(page, f"Not refused: {JANE}, 13 h of ")
+    assert page.get_by_label("5 h of").count() == 1
+    assert [window.call("GET", f"/timesheets/{number}", window.boss)["note"] for number in (1, 2)] == ["", "So many?"]
+
+
 def test_clerk_sees_the_month_and_downloads_it(window):
     """Approved only, or all; in bars and numbers; the CSV is the API's own."""
     window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, project="=Web"), row("o1", user_id=OMAR, hours=1))
@@ -8847,6 +8925,41 @@ def test_token_that_expires_in_the_middle_loses_nothing(window, monkeypatch):
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 2 entries, 9.5 h.")
     assert refusals(page) == ["401"]
+
+
+def test_sign_out_is_for_every_window_and_needs_no_answer(window):
+    """On a shared computer no window may stay behind signed in, whatever becomes of the issuer meanwhile."""
+    page = window.sign_in("Jane")
+    with page.expect_popup() as opened:
+        page.evaluate("open('/app')")
+    other = opened.value
+    other.get_by_label("Project").fill("Garden")
+    window.tenant.fail("/.well-known/openid-configuration", "500")
+    page.get_by_role("button", name="Sign out").click()
+    for left in (page, other):
+        left.get_by_role("button", name="Sign in").wait_for()
+        assert JANE not in left.inner_text("body")
+        assert left.evaluate("sessionStorage.kept") == '{"signedIn":false}'
+
+
+def test_cancelled_sign_in_adds_nothing_later(window, monkeypatch):
+    """What was on its way when the token ran out stays typed, for its person to send or to leave."""
+    monkeypatch.setattr(window.tenant, "lifetime", -58)
+    page = window.sign_in("Jane")
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    time.sleep(2.1)
+    monkeypatch.undo()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("link", name="Cancel").click()
+    said(page, "You are not signed in: User did not authorize the request.")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Jane").click()
+    page.locator("#view[aria-busy=false]").wait_for()
+    page.wait_for_timeout(500)
+    assert page.get_by_label("Project").input_value() == "Garden"
+    assert window.call("GET", f"/timesheets?user_id={JANE}", window.boss) == []
 
 
 def test_slow_answer_is_announced(window):

@@ -197,7 +197,10 @@ def sayable(text: str) -> str:
 # Every text is trimmed and searched for bad characters in `plain`, every name of a person goes through `person`.
 
 BAD_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
-BLANK_FILLER = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters to Unicode, and nothing to the eye
+BLANK_FILLER = re.compile(  # letters, marks and others to Unicode, and nothing to the eye
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2028\u2029\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff]"
+)
 TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,30})?)?"
 ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d)([T ]{TIME}( ?(Z|[+-]\d\d:?\d\d))?)?", re.ASCII)
 JAVA_DATE = re.compile(rf"[A-Z][a-z]{{2}} ([A-Z][a-z]{{2}} \d\d) {TIME} [\w:+-]{{1,20}} (?P<year>\d{{4}})", re.ASCII)
@@ -588,6 +591,9 @@ class Refusal(Struct, kw_only=True):
     """Why an entry is refused."""
 
     note: Annotated[Reason, about("what its person is told")] = ""
+    version: Maybe[Annotated[int, whole(1, 2**31 - 1), about("the version that was seen; another stays as it is")]] = (
+        UNSET
+    )
 
 
 class Rehearsal(Struct, kw_only=True):
@@ -1014,8 +1020,9 @@ class Access(NamedTuple):
         """
         environ["caller"] = caller = verify(bearer_token(environ.get("HTTP_AUTHORIZATION")), app)
         granted = caller.scopes.intersection(self.scopes)
-        if not granted:
-            raise insufficient_scope(self.scopes[0])
+        if not granted:  # one is named that helps this caller
+            helping = [scope for scope in self.scopes if caller.person is not None or scope in FOR_PROGRAMS]
+            raise insufficient_scope((*helping, *self.scopes)[0])
         if caller.person or granted & FOR_PROGRAMS:
             return caller
         if caller.person is None:
@@ -1486,7 +1493,7 @@ def whose(default: str) -> str:
     caller, asked = request["caller"], request["query"].user_id
     wanted: str = default if asked is UNSET else asked
     if wanted != caller.person and not caller.sees_all():
-        raise insufficient_scope("approve:timesheets")
+        raise insufficient_scope("report:timesheets")
     return wanted
 
 
@@ -2007,12 +2014,14 @@ def unapprove(entry_id: str) -> None:
 
     :return 204:
     :raise 404: `not_found`: there is no such entry
-    :raise 409: `closed`: its day is closed
+    :raise 409: `changed` or `closed`: its version is another; its day is closed
     """
-    note = request["query"].note
+    note, seen = request["query"].note, request["query"].version
     with request.app.db.transaction() as db:
         entry = one_of(db, entry_id, "*", request.app.db.for_update)
         if entry.approved or note not in ("", entry.note):
+            if seen not in (UNSET, entry.version):
+                raise refused("changed", [Fault("version", f"is {entry.version} now")])
             insist_open(entry.date)
             change(db, [entry.id], note=note)
     response.status = 204
