@@ -2166,6 +2166,7 @@ def refer(name: str) -> dict[str, Any]:
 STRUCTS = [Entry, Version, Results, Sum, Health, ProblemDetails, OwnEntry, UploadedEntry, VoidedEntry, Seen]
 _, SCHEMAS = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
 NO_ID_YET = SCHEMAS["Entry"]["properties"] | {"id": {"type": "null"}}
+del SCHEMAS["Seen"]["required"]  # where the path names the entry
 SCHEMAS |= {
     "Row": {"anyOf": [refer("UploadedEntry"), refer("VoidedEntry")]},
     "Upload": {"anyOf": [refer("Row"), {"type": "array", "items": refer("Row"), "maxItems": MAX_ROWS}]},
@@ -2174,7 +2175,7 @@ SCHEMAS |= {
     "Entries": {"type": "array", "items": refer("Entry")},
     "Versions": {"type": "array", "items": refer("Version")},
     "Sums": {"type": "array", "items": refer("Sum")},
-    "Approvals": {"type": "array", "items": refer("Seen"), "maxItems": MAX_ROWS},
+    "Approvals": {"type": "array", "items": refer("Seen") | {"required": ["id"]}, "maxItems": MAX_ROWS},
     "Anything": {"type": "object"},
 }
 JANE, TRACKED = "jane@contractor.example", {"date": "2026-11-20", "project": "StoreZero", "hours": 7.5}
@@ -2196,7 +2197,7 @@ for name, example in {
     "Results": UPLOADED,
     "Sums": [{"month": "2026-11", "user_id": JANE, "project": "StoreZero", "hours": 38.5}],
     "Approvals": [{"id": 14, "version": 1}],
-    "Seen": {"id": 14, "version": 1},
+    "Seen": {"version": 1},
     "Health": {"status": "ok", "keys": {"state": "fresh", "age_seconds": 42}},
 }.items():
     SCHEMAS[name]["examples"] = [example]
