@@ -1719,6 +1719,7 @@ def test_every_route_stands_in_the_table_of_roles(api):
         pytest.param(
             lambda api: api.call("DELETE", "/approvals/9", api.boss), 404, "not_found", id="unapprove-nothing"
         ),
+        pytest.param(lambda api: api.call("PUT", "/approvals/0", api.boss), 404, "not_found", id="approve-zero"),
         pytest.param(lambda api: api.call("DELETE", "/timesheets/9", api.boss), 404, "not_found", id="delete-nothing"),
     ],
 )
@@ -1802,6 +1803,27 @@ def test_large_page_is_read_in_parts_that_join(api, limit):
         seen += [(entry["date"], entry["id"]) for entry in answer.json]
         path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
     assert (seen, len(set(seen))) == (sorted(seen, reverse=True), 2_500)
+
+
+def test_large_page_is_of_one_moment(api):
+    """An entry that moves to another day while the page is read stands in it once: no hours are lost or doubled."""
+    api.upload(*(row(f"e{n}", date=f"2026-{1 + n % 11:02}-02") for n in range(4_000)), row("moving"))
+    read = threading.Event()
+
+    def move():
+        while not read.is_set():
+            for day in ("2026-01-01", "2026-11-10"):
+                api.upload(row("moving", date=day))
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        moving = pool.submit(move)
+        try:
+            for _ in range(25):
+                page = api.call("GET", "/timesheets?limit=10000", api.ann).json
+                assert [entry["external_id"] for entry in page].count("moving") == 1
+        finally:
+            read.set()
+        moving.result()
 
 
 @pytest.mark.parametrize("limit", [1, 7, 25, 1000, 10_000])
@@ -3506,6 +3528,20 @@ def test_commit_is_synced_to_disk_and_the_next_start_finds_it(sqlite_api, tenant
         ]
 
 
+def test_ids_go_on_where_32_bits_end(api):
+    """An id may have 18 digits, in the history and under an Idempotency-Key too."""
+    api.upload(row())
+    postgresql = type(api.app.db) is timesheets.Postgres
+    sql = "SELECT setval('entry_id', 2147483647)" if postgresql else "UPDATE entry SET id = 2147483647"
+    with api.app.db.connection() as db:
+        db.execute(sql)
+    sent = {"date": "2026-11-20", "project": "A", "hours": 1}
+    created = [api.call("POST", "/timesheets", api.ann, sent, Idempotency_Key="k") for _ in "ab"]
+    assert [(answer.status_int, answer.json["id"]) for answer in created] == [(201, 2**31)] * 2
+    assert api.call("PUT", f"/approvals/{2**31}", api.boss).status_int == 200
+    assert len(api.call("GET", f"/timesheets/{2**31}/history", api.ann).json) == 2
+
+
 def test_hosts_that_start_at_once_share_an_empty_database(database):
     """Whoever comes second to the making of the tables waits or does it over; nobody's start fails."""
     start = "import sys, timesheets; db = timesheets.open_database(sys.argv[1]); input('ready\\n'); db.migrate(); db.close()"
@@ -3563,6 +3599,7 @@ def test_constraints_are_the_last_line_of_defence(sqlite_api):
         pytest.param("GET", "/timesheets?%70roject=rare", False, id="a-search-in-disguise"),
         pytest.param("GET", "/timesheets?approved=1", False, id="a-filter"),
         pytest.param("GET", "/timesheets/upload", False, id="a-clients-own-list"),
+        pytest.param("GET", "/timesheets/1/history", False, id="a-history-of-any-length"),
         pytest.param("GET", "/reports/weekly", False, id="a-report"),
         pytest.param("GET", "/reports/daily", False, id="another-report"),
         pytest.param("PUT", "/approvals", False, id="what-writes-much"),

@@ -182,15 +182,9 @@ def read(struct: type[Input], given: Mapping[str, Any]) -> Input:
 
 def finish(entry: Struct) -> None:
     """Let the readers have a look at what msgspec has decoded itself. :raise ValueError: one does not take its value"""
-    for attribute, reader in readers(type(entry)):
-        if (value := getattr(entry, attribute)) is not UNSET:
-            setattr(entry, attribute, reader(value))
-
-
-@functools.cache
-def readers(struct: type[Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
-    """The fields of a Struct that have a reader."""
-    return [(each.attribute, each.reader) for each in fields(struct) if each.reader]
+    for each in fields(type(entry)):
+        if each.reader and (value := getattr(entry, each.attribute)) is not UNSET:
+            setattr(entry, each.attribute, each.reader(value))
 
 
 def sayable(text: str) -> str:
@@ -285,9 +279,9 @@ RIGHT_HOURS = must_be("a number of hours such as 7.5, more than 0 and at most 24
 Hours = Annotated[float, RIGHT_HOURS, Meta(extra_json_schema=HOURS)]
 PAGE_START = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}$"
 PageStart = Annotated[str, must_be("as in the Link header of the page before", pattern=PAGE_START)]
-Grouping = Literal["user", "project", "user,project", "project,user"]
 GROUPINGS = must_be("user, project, user,project or project,user")
-SOME_HOURS = must_be("a number of hours such as 12", ge=0, le=10_000)
+Grouping = Annotated[Literal["user", "project", "user,project", "project,user"], GROUPINGS]
+SomeHours = Annotated[float, must_be("a number of hours such as 12", ge=0, le=10_000)]
 KEY_OF_REQUEST = must_be("1 to 200 visible ASCII characters", pattern=r"^[\x21-\x7e]{1,200}$")
 Value = TypeVar("Value")
 Maybe = Union[Value, UnsetType]  # noqa: UP007 (mypy takes no other form of a generic alias)
@@ -494,7 +488,10 @@ def problem_json(error: bottle.HTTPError) -> bytes:
     return msgspec.json.encode(ProblemDetails("about:blank", *facts))
 
 
-def watch(handler: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
+Handler = Callable[..., bytes | None]
+
+
+def watch(handler: Handler) -> Handler:
     """Bottle plugin around every route: takes plain requests only; logs, and does not tell, what nobody foresaw.
 
     :raise 400: `bad_request`: there is no Host header, or more than one
@@ -586,10 +583,8 @@ class Report(Period, kw_only=True):
     project: OneProject = UNSET
     user_id: OnePerson = UNSET
     approved: OneState = UNSET
-    by: Maybe[
-        Annotated[Grouping, GROUPINGS, about("what to add up by; user,project if not said, user with `over`")]
-    ] = UNSET
-    over: Maybe[Annotated[float, SOME_HOURS, about("only sums of more hours than this")]] = UNSET
+    by: Maybe[Annotated[Grouping, about("what to add up by; user,project if not said, user with `over`")]] = UNSET
+    over: Maybe[Annotated[SomeHours, about("only sums of more hours than this")]] = UNSET
 
 
 class Refusal(Struct, kw_only=True):
@@ -791,7 +786,7 @@ class Issuer:
         try:
             keys = usable_keys(fetch(address).get("keys"))
             if began == self.tried:  # else it was given up
-                self.keys, self.fetched = keys, began
+                self.fetched, self.keys = began, keys  # in this order: keys without an age are none to /health
         except NO_ANSWER as fault:
             log.warning("the key set at %s cannot be fetched: %s", address, fault)
         self.settled = max(self.settled, began)
@@ -1037,9 +1032,6 @@ class Access(NamedTuple):
         raise Problem(403, "people_closed", "This API serves programs only, because USER_CLAIM does not name a claim.")
 
 
-Handler = Callable[..., bytes | None]
-
-
 def requires(
     *scopes: str, query: type[Struct] = NoQuery, body: Any = None, quick: bool = False
 ) -> Callable[[Handler], Handler]:
@@ -1190,6 +1182,7 @@ class Database:
 
     errors: Any = sqlite3
     begin = "BEGIN IMMEDIATE"
+    snapshot = "BEGIN"  # what is read after it is of one moment
     for_update = ""  # a writer has the whole database
     quick = True  # a page of a list may be read on the event loop
     patience: float | None = None  # seconds for the whole of a request; what waits here gives up by itself
@@ -1308,11 +1301,10 @@ class Database:
                 break
             except (self.errors.Error, Problem) as fault:
                 busy = isinstance(fault, Problem) and fault.code == BUSY[1]
-                if busy and time.monotonic() < give_up:  # other processes start as well
-                    time.sleep(random.random() / 5)
-                    continue
-                says = in_a_line(fault.__cause__ or fault)
-                raise Faults([f"DATABASE_URL is no database that can be used: {says}."]) from fault
+                if not busy or time.monotonic() > give_up:
+                    says = in_a_line(fault.__cause__ or fault)
+                    raise Faults([f"DATABASE_URL is no database that can be used: {says}."]) from fault
+                time.sleep(random.random() / 5)  # other processes start as well
         if found > len(SCHEMA):
             raise Faults([f"DATABASE_URL has schema {found}, from a newer program. This one knows {len(SCHEMA)}."])
         return found
@@ -1337,21 +1329,6 @@ def open_database(url: str) -> Database:
 def utc_now() -> str:
     """The time of a change, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-VERSION_COLUMNS = (
-    "version, user_id, date, project, seconds, description, approved, voided, note, changed_at, changed_by"
-)
-
-
-def keep_history(db: Any, ids: Sequence[int]) -> None:
-    """Copy entries into the history. Whatever changes an entry calls this first."""
-    if ids:
-        db.execute(
-            f"INSERT INTO history (entry_id, {VERSION_COLUMNS}) SELECT id, {VERSION_COLUMNS} FROM entry"
-            f" WHERE id IN ({', '.join('?' * len(ids))})",
-            ids,
-        )
 
 
 # ---- Answers: JSON, or CSV for spreadsheets ----
@@ -1431,11 +1408,10 @@ class Health(Struct):
 STATUSES = Results.__struct_fields__[:-1]
 KEYS = Entry.__struct_fields__
 COLUMNS = ", ".join(KEYS).replace("hours", "seconds")
+KEPT = COLUMNS.replace("id, ", "", 1).replace("source, external_id", "voided")  # what each version has of its own
 FIELDS: list[Any] = [(each.name, each.type) for each in msgspec.structs.fields(Entry)]
-SEEN = [FIELDS[0], *((name, kind | UnsetType, UNSET) for name, kind in FIELDS[1:])]
-Seen: Any = msgspec.defstruct(
-    "Seen", SEEN, kw_only=True, forbid_unknown_fields=True
-)  # by an approver, in part or whole
+SEEN = [FIELDS[0], *((name, kind | UnsetType, UNSET) for name, kind in FIELDS[1:])]  # by an approver, in part or whole
+Seen: Any = msgspec.defstruct("Seen", SEEN, kw_only=True, forbid_unknown_fields=True)
 MAX_PAGE = 4 * 1024 * 1024  # bytes of a list in one answer
 
 
@@ -1531,12 +1507,15 @@ def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False
         f" AND (date, id) {beyond} (?, ?) ORDER BY date{order}, id{order} LIMIT ?"
     )
     # A large page is read in parts, so that long texts are not all in memory before the page turns out to be full.
-    while len(rows) <= size and sum(len(row[5]) for row in rows) <= MAX_PAGE:
-        part = min(size + 1 - len(rows), 1001)
-        rows += (more := request.app.db.read(sql, [*tests.values(), day, int(entry_id), part]))
-        if len(more) < part:
-            break
-        entry_id, _, day, *_ = rows[-1]
+    with request.app.db.connection() as db:
+        if size > 1000:
+            db.execute(request.app.db.snapshot)
+        while len(rows) <= size and sum(len(row[5]) for row in rows) <= MAX_PAGE:
+            part = min(size + 1 - len(rows), 1001)
+            rows += (more := db.execute(sql, [*tests.values(), day, int(entry_id), part]).fetchall())
+            if len(more) < part:
+                break
+            entry_id, _, day, *_ = rows[-1]
     while len(page := answer_list([entry_of(row) for row in rows[:size]], KEYS)) > MAX_PAGE:
         size = min(size, len(rows)) // 2
     if len(rows) > size:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
@@ -1606,6 +1585,14 @@ def insist_open(day: str) -> None:
         raise refused("closed")
 
 
+Fields = tuple[Any, ...]
+
+
+def fields_of(whom: str | None, entry: OwnEntry) -> Fields:
+    """What is stored of a person's hours, in the order of the table."""
+    return whom, entry.date, entry.project, round(entry.hours * 3600), entry.description
+
+
 def insert(db: Any, rows: Sequence[tuple[Any, ...]]) -> Sequence[int]:
     """Store new rows (source, external_id, *fields) -> their ids."""
     if not rows:
@@ -1620,15 +1607,25 @@ def insert(db: Any, rows: Sequence[tuple[Any, ...]]) -> Sequence[int]:
     return ids
 
 
+def one_in(values: Sequence[Any]) -> str:
+    """The SQL for being one of so many values; there may be none."""
+    return f"IN ({', '.join('?' * len(values)) or 'NULL'})"
+
+
+def keep_history(db: Any, ids: Sequence[int]) -> None:
+    """Copy entries into the history. Whatever changes an entry calls this first."""
+    sql = f"INSERT INTO history (entry_id, {KEPT}) SELECT id, {KEPT} FROM entry WHERE id {one_in(ids)}"
+    db.execute(sql, ids)
+
+
 def change(db: Any, ids: Sequence[int], approved: int = 0, voided: int = 0, note: str = "") -> None:
     """Make the next version of entries, in the caller's name."""
     keep_history(db, ids)
-    if ids:
-        db.execute(
-            "UPDATE entry SET approved = ?, voided = ?, note = ?, version = version + 1, changed_at = ?, changed_by = ?"
-            f" WHERE id IN ({', '.join('?' * len(ids))})",
-            [approved, voided, note, utc_now(), request["caller"].name(), *ids],
-        )
+    db.execute(
+        "UPDATE entry SET approved = ?, voided = ?, note = ?, version = version + 1, changed_at = ?, changed_by = ?"
+        f" WHERE id {one_in(ids)}",
+        [approved, voided, note, utc_now(), request["caller"].name(), *ids],
+    )
 
 
 # ---- Routes: uploads, for programs ----
@@ -1638,7 +1635,7 @@ def change(db: Any, ids: Sequence[int], approved: int = 0, voided: int = 0, note
 api = bottle.Bottle()  # collects the routes; create_app() makes the application
 api.uninstall(True)  # Bottle's own plugins: the handlers answer with bytes
 api.install(watch)
-ENTRY_ID = "<entry_id:re:[0-9]{1,18}>"
+ENTRY_ID = "<entry_id:re:[1-9][0-9]{0,17}>"
 
 
 @api.post("/timesheets/upload")
@@ -1659,8 +1656,8 @@ def upload() -> bytes:
     dry_run, (single, results, rows) = request["query"].dry_run, read_batch(read_body(), UploadedEntry, "external_id")
     if rows:  # else there is nothing to wait for other writers for
         with request.app.db.transaction(keep=not dry_run) as db:
-            upsert(db, [(result, stored_fields(row)) for result, row in rows])
-            stored = find(db, "id = ?", [results[0].id or None]) if single else []
+            upsert(db, rows)
+            found = find(db, "id = ?", [results[0].id or None]) if single else []
     for result in results:
         if dry_run and result.status == "created":
             result.id = None  # an id that another entry will get would mislead
@@ -1669,9 +1666,9 @@ def upload() -> bytes:
     (result,) = results
     if result.code:
         raise refused(result.code, result.errors)
-    if not stored:  # it is void
+    if not found:  # it is void
         return answer(result)
-    return answer(msgspec.structs.replace(stored[0], id=result.id), 201 if result.status == "created" else 200)
+    return answer(msgspec.structs.replace(found[0], id=result.id), 201 if result.status == "created" else 200)
 
 
 Batch = tuple[bool, list[Result], list[tuple[Result, Any]]]
@@ -1705,7 +1702,8 @@ def sort_rows(sent: Any, kind: type[Struct], key: str) -> Batch:
         result = Result(index, None, "rejected")
         results.append(result)
         try:
-            item = row if type(row) is kind else read_row(kind, row)
+            void = kind is UploadedEntry and isinstance(row, dict) and "deleted" in row
+            item = row if type(row) is kind else read(VoidedEntry if void else kind, row)
         except Faults as faults:
             settle(result, "invalid", faults.faults)
             if isinstance(row, dict) and type(row.get("external_id")) is str:
@@ -1719,21 +1717,6 @@ def sort_rows(sent: Any, kind: type[Struct], key: str) -> Batch:
         else:
             good.append((result, item))
     return rows is not sent, results, good
-
-
-def read_row(kind: type[Struct], row: Any) -> Any:
-    """A row of a batch. :raise Faults: all of its faults"""
-    return read(VoidedEntry if kind is UploadedEntry and isinstance(row, dict) and "deleted" in row else kind, row)
-
-
-Fields = tuple[Any, ...]
-
-
-def stored_fields(row: UploadedEntry | VoidedEntry) -> Fields | None:
-    """What is stored of an uploaded row, in the order of the table; None to void it."""
-    if isinstance(row, VoidedEntry):
-        return None
-    return row.user_id, row.date, row.project, round(row.hours * 3600), row.description
 
 
 UNKNOWN = (None, 0, 1)  # an entry that is not there is like a void one without an id
@@ -1759,13 +1742,14 @@ def decide(caller: Caller, closed: str, old: tuple[Any, ...], fields: Fields | N
     return "created" if old[0] is None else "updated"
 
 
-def upsert(db: Any, entries: list[tuple[Result, Fields | None]]) -> None:
+def upsert(db: Any, entries: list[tuple[Result, Any]]) -> None:
     """Bring the source's entries to what was sent and complete their results."""
     caller, closed = request["caller"], request.app.settings.closed_until
     request.app.db.queue_up(db, caller.client)
     keys = [result.external_id for result, _ in entries if result.external_id is not None]
     known, new, changes, now, who = known_entries(db, caller.client, keys), [], [], utc_now(), caller.name()
-    for result, fields in entries:
+    for result, row in entries:
+        fields = None if isinstance(row, VoidedEntry) else fields_of(row.user_id, row)
         old = known.get(result.external_id, UNKNOWN)
         settle(result, verdict := decide(caller, closed, old, fields))
         if verdict == "created":
@@ -1786,11 +1770,9 @@ def upsert(db: Any, entries: list[tuple[Result, Fields | None]]) -> None:
 
 def known_entries(db: Any, source: str, keys: Sequence[str]) -> dict[str | None, tuple[Any, ...]]:
     """What the source has under these external ids, void ones too: {external_id: (id, approved, voided, *fields)}."""
-    if not keys:
-        return {}
     rows = db.execute(
         "SELECT external_id, id, approved, voided, user_id, date, project, seconds, description FROM entry"
-        f" WHERE source = ? AND external_id IN ({', '.join('?' * len(keys))})" + request.app.db.for_update,
+        f" WHERE source = ? AND external_id {one_in(keys)}{request.app.db.for_update}",
         [source, *keys],
     )
     return {row[0]: row[1:] for row in rows}
@@ -1831,9 +1813,7 @@ def create() -> bytes:
             raise Problem(422, "key_reused", "This Idempotency-Key came with another body before; use a new key.")
         if entry_id is None:
             insist_open(entry.date)
-            seconds = round(entry.hours * 3600)
-            row = (caller.client, None, caller.person, entry.date, entry.project, seconds, entry.description)
-            (entry_id,) = insert(db, [row])
+            (entry_id,) = insert(db, [(caller.client, None, *fields_of(caller.person, entry))])
             if key is not None:
                 db.execute("INSERT INTO replay VALUES (?, ?, ?, ?)", (caller.person, key, digest, entry_id))
         (first, _), *_ = versions(db, entry_id)
@@ -1898,7 +1878,7 @@ def timesheet(entry_id: str) -> bytes:
 
 
 @api.get(f"/timesheets/{ENTRY_ID}/history")
-@requires("read:timesheets", "report:timesheets", quick=True)
+@requires("read:timesheets", "report:timesheets")
 def history(entry_id: str) -> bytes:
     """Every version of an entry, the first one first, also when it is deleted: what it said, who made it so and when.
 
@@ -1964,8 +1944,8 @@ def differences(entry: Entry, seen: Any) -> list[Fault]:
 def approve_seen(db: Any, rows: list[tuple[Result, Any]]) -> None:
     """Approve the entries that are as they were seen, and complete the results."""
     closed, wanted, good = request.app.settings.closed_until, [result.id for result, _ in rows], []
-    condition = f"id IN ({', '.join('?' * len(wanted))})"
-    found: dict[Any, Entry] = {entry.id: entry for entry in find(db, condition, wanted, request.app.db.for_update)}
+    entries = find(db, f"id {one_in(wanted)}", wanted, request.app.db.for_update)
+    found: dict[Any, Entry] = {entry.id: entry for entry in entries}
     for result, seen in rows:
         entry = found.get(result.id)
         if entry is None:
@@ -2141,7 +2121,7 @@ class App(bottle.Bottle):
         answer = super().wsgi(environ, start)
         if log.isEnabledFor(logging.INFO):
             caller, ms = environ.get("caller"), round((time.perf_counter() - began) * 1000, 1)
-            asker = caller and (caller.person or caller.client)
+            asker = caller and caller.name()
             asked = (environ["REQUEST_METHOD"], environ["PATH_INFO"], response.status_code, ms, asker)
             facts = (utc_now(), "INFO", *asked, environ["reason"], request_id)
             as_json = self.settings.log_format == "json"
@@ -2174,8 +2154,6 @@ def create_app(
 
 
 # ==== Around it =======================================================================================================
-#
-# What follows can be left for later: how the API describes itself, how it is served, PostgreSQL, and `explain`.
 
 # ---- Self-description: OpenAPI, read off the routes, the Structs and the docstrings above ----
 
@@ -2202,12 +2180,12 @@ SCHEMAS |= {
 JANE, TRACKED = "jane@contractor.example", {"date": "2026-11-20", "project": "StoreZero", "hours": 7.5}
 ENTRY: dict[str, Any] = {"id": 14, "user_id": JANE} | TRACKED | {"description": "", "approved": False, "source": "Job"}
 ENTRY |= {"external_id": "toggl:1", "note": "", "version": 1, "changed_at": "2026-11-20T16:00:00Z", "changed_by": "Job"}
-FAULTY = {"index": 1, "external_id": "toggl:2", "status": "rejected", "code": "invalid"}
-UPLOADED: dict[str, Any] = dict.fromkeys(STATUSES, 0) | {"created": 1, "rejected": 1}
-UPLOADED["results"] = [
-    {"index": 0, "external_id": "toggl:1", "status": "created", "id": 14},
-    FAULTY | {"errors": [{"field": "hours", "detail": "must be a number of hours such as 7.5"}]},
+FAULTY = [Fault("hours", "must be a number of hours such as 7.5")]
+RESULTS = [
+    Result(0, "toggl:1", "created", 14),
+    Result(1, "toggl:2", "rejected", code="invalid", errors=FAULTY),
 ]
+UPLOADED = msgspec.to_builtins(Results(1, 0, 0, 0, 1, RESULTS))
 for name, example in {
     "Entry": ENTRY,
     "Entries": [ENTRY],
@@ -2437,20 +2415,25 @@ def hash_of(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def send_page(text: str, style: str, more: str = "") -> str:
+    """Send HTML, which may use the style with this hash, and what `more` of the policy permits."""
+    response.set_header("Content-Security-Policy", POLICY.format(style) + more)
+    response.content_type = "text/html; charset=utf-8"
+    return text
+
+
 @api.get("/")
 def page() -> str:
     """What this API is, for people.
 
     :return 200: Page
     """
-    app = request.app
-    response.set_header("Content-Security-Policy", POLICY.format(hash_of(STYLE)))
-    response.content_type = "text/html; charset=utf-8"
-    document = openapi(app)
+    app, document = request.app, openapi(request.app)
     paths = document["paths"].items()
     routes = [(path, method.upper(), each) for path, methods in paths for method, each in methods.items()]
     facts = {"settings": app.settings, "keys": app.issuer.state(), "routes": routes, "style": STYLE}
-    return str(bottle.template(PAGE_TEMPLATE, document, facts, marked=marked, sample=sample, curl=curl))
+    text = bottle.template(PAGE_TEMPLATE, document, facts, marked=marked, sample=sample, curl=curl)
+    return send_page(text, hash_of(STYLE))
 
 
 APP_PAGE = pathlib.Path(__file__).with_name("app.html")
@@ -2471,27 +2454,24 @@ def people() -> str:
         detail = "The page for people is a file of its own: put app.html beside timesheets.py."
         raise Problem(404, "not_found", detail, reason=fault) from fault
     style, script = (hash_of(text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("style", "script"))
-    callable_at = {
-        match[0] for url in (settings.issuer, says.get("token_endpoint")) if (match := ORIGIN.match(str(url)))
-    }
+    addresses = (settings.issuer, says.get("token_endpoint"))
+    origins = sorted({match[0] for each in addresses if (match := ORIGIN.match(str(each)))})
     # Trusted Types: no text becomes HTML or a script, whatever the page's own script might do.
-    policy = f"; script-src {script}; connect-src 'self' {' '.join(sorted(callable_at))}"
+    policy = f"; script-src {script}; connect-src 'self' {' '.join(origins)}"
     policy += "; img-src data:; require-trusted-types-for 'script'"
-    response.set_header("Content-Security-Policy", POLICY.format(style) + policy)
-    response.content_type = "text/html; charset=utf-8"
     facts = {"issuer": settings.issuer, "audience": settings.audience, "client_id": settings.app_client_id}
     facts["user_claim"] = settings.user_claim
-    return text.replace("{}", json.dumps(facts).replace("<", "\\u003c"), 1)
+    return send_page(text.replace("{}", json.dumps(facts).replace("<", "\\u003c"), 1), style, policy)
 
 
 # ---- Serving: the log, the gateway from Granian to Bottle, the processes ----
 
-# The event loop reads bodies and runs what is quick; all that may wait runs in threads. The log is written by a thread
-# of its own, so that a full disk or a reader that has left costs lines and nothing else.
-
 
 class Log(logging.Handler):
-    """Takes lines from every thread, never waits and never fails; a thread writes them to stderr."""
+    """Takes lines from every thread, never waits and never fails; a thread writes them to stderr.
+
+    So a full disk or a reader that has left costs lines and nothing else.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -2676,14 +2656,14 @@ def worker(settings: Settings) -> Gateway:
     return Gateway(app)
 
 
-def certificate_fault(settings: Settings) -> str:
-    """What is wrong with TLS_CERT and TLS_KEY, in words; empty for nothing."""
+def check_certificate(settings: Settings) -> None:
+    """:raise Faults: TLS_CERT and TLS_KEY are not a certificate and its key"""
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")  # asks nobody for one
     except OSError as fault:
-        return f"TLS_CERT and TLS_KEY are no certificate and its key, in PEM and without a pass phrase: {fault}."
-    return ""
+        says = f"TLS_CERT and TLS_KEY are no certificate and its key, in PEM and without a pass phrase: {fault}."
+        raise Faults([says]) from fault
 
 
 def free_address(settings: Settings) -> tuple[str, int]:
@@ -2695,10 +2675,8 @@ def free_address(settings: Settings) -> tuple[str, int]:
             return address, port
     except OSError as fault:
         other = "HOST" if isinstance(fault, socket.gaierror) or fault.errno == errno.EADDRNOTAVAIL else "PORT"
-        reason = str(fault.strerror).partition(" (")[0]
-        sys.exit(
-            f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {reason}; choose another {other}."
-        )
+        reason = f"{str(fault.strerror).partition(' (')[0]}; choose another {other}"
+        sys.exit(f"The API cannot listen on HOST {settings.host}, PORT {settings.port}: {reason}.")
 
 
 def serve(settings: Settings) -> None:
@@ -2710,14 +2688,13 @@ def serve(settings: Settings) -> None:
 
     with contextlib.closing(open_database(settings.database_url)) as database:  # whose connections no worker inherits
         database.migrate()
-    if settings.tls_cert and (fault := certificate_fault(settings)):
-        raise Faults([fault])
+    if settings.tls_cert:
+        check_certificate(settings)
     address, port = free_address(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     where = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-    people = (
-        f"people by {settings.user_claim}" if settings.user_claim else "programs only, because USER_CLAIM is not set"
-    )
+    claim = settings.user_claim
+    people = f"people by {claim}" if claim else "programs only, because USER_CLAIM is not set"
     print(f"Timesheets API on {where}, trusting {settings.issuer} for {settings.audience}, {people}", flush=True)
     server = Granian(
         "timesheets",
@@ -2741,14 +2718,15 @@ def serve(settings: Settings) -> None:
 
 # ---- PostgreSQL: the same SQL, for many hosts ----
 
-# Any number of API processes share one database. Writers queue at rows and never run again; every wait has an end.
-# Only what every engine that speaks its protocol has is used: no advisory locks, no LISTEN, no extensions.
+# Any number of API processes share one database, and every wait has an end. Only what every engine that speaks its
+# protocol has is used: no advisory locks, no LISTEN, no extensions.
 
 
 class Postgres(Database):
     """A PostgreSQL database, through psycopg and a pool of connections."""
 
     begin = "BEGIN; SET LOCAL lock_timeout = {}"
+    snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ"
     for_update = " ORDER BY id FOR UPDATE"  # in one order, so that two writers never wait for each other
     quick = False
     patience = PATIENCE + 0.5  # the server's own limits come first, where it answers at all
@@ -2768,23 +2746,19 @@ class Postgres(Database):
             raise Faults(["DATABASE_URL is malformed; it must be postgresql://USER:PASSWORD@HOST/NAME."]) from None
         self.errors, self.writing = psycopg.errors, threading.Semaphore(2 * THREADS)  # its writers queue at rows
         errors = self.errors
-        self.connect = functools.partial(psycopg.connect, url, connect_timeout=PATIENCE)
         start = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)  # hosts that start at once
         self.busy = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, *start)
         logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of stands in our own line of the request
-        limits = f"-c statement_timeout={2 * PATIENCE}s"
-        limits += f" -c idle_in_transaction_session_timeout={2 * PATIENCE}s"
+        self.connect = functools.partial(psycopg.connect, url, connect_timeout=PATIENCE)
+        limits = "-c statement_timeout={0}s -c idle_in_transaction_session_timeout={0}s".format(2 * PATIENCE)
         options = {"autocommit": True, "client_encoding": "utf8", "options": f"{parts.get('options', '')} {limits}"}
         # A host that is gone without a word is noticed.
         options |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-        options["connect_timeout"] = PATIENCE
-        wait: Any = {
-            "timeout": PATIENCE,
-            "reconnect_timeout": 1,
-        }  # the next request tries again, and not a timer of its own
-        self.pool = psycopg_pool.ConnectionPool(
-            url, kwargs=options, min_size=1, max_size=2 * THREADS, open=False, **wait
-        )
+        options |= {"connect_timeout": PATIENCE}
+        # A connection that cannot be had again at once is for the next request to try, not for a timer of the pool's.
+        waits: Any = {"timeout": PATIENCE, "reconnect_timeout": 1}
+        size = 2 * THREADS
+        self.pool = psycopg_pool.ConnectionPool(url, kwargs=options, min_size=1, max_size=size, open=False, **waits)
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Any]:
@@ -2840,7 +2814,7 @@ class Postgres(Database):
 
 
 # What SQLite writes otherwise.
-SPELLINGS = [("?", "%s"), (") STRICT", ")"), ("id INTEGER PRIMARY KEY", "id BIGINT PRIMARY KEY"), ("rowid", "ctid")]
+SPELLINGS = [("?", "%s"), (") STRICT", ")"), ("id INTEGER", "id BIGINT"), ("rowid", "ctid")]
 
 
 class PostgresConnection:
@@ -2867,6 +2841,8 @@ class PostgresConnection:
 
 
 # ---- `explain`: what a token, or this set-up, lacks ----
+
+TIMES = ("exp", "iat", "nbf")
 
 
 def mark(good: bool, name: str, found: object, advice: str = "") -> bool:
@@ -2915,13 +2891,8 @@ def explain_caller(app: App, caller: Caller) -> bool:
     advice = f"put the claim {claim} into it (USER_CLAIM), or no route for people opens"
     mark(caller.person != "", "speaks for", caller.person or f"the program {caller.client}", advice)
     if caller.people is not None and "batch:upload" in caller.scopes:
-        listed = ", ".join(sorted(caller.people)) or "nobody"
-        mark(
-            bool(caller.people),
-            "uploads for",
-            listed,
-            f"put people or *@domain into the claim {app.settings.people_claim}",
-        )
+        advice = f"put people or *@domain into the claim {app.settings.people_claim}"
+        mark(bool(caller.people), "uploads for", ", ".join(sorted(caller.people)) or "nobody", advice)
     mark(any(caller.scopes), "scope", " ".join(sorted(caller.scopes)), "it grants none; docs/auth0.md says how")
     opened = 0
     for route in api.routes:
@@ -2941,9 +2912,8 @@ def explain_settings(app: App) -> bool:
         shown = ", ".join(value) if isinstance(value, tuple) else str(value)
         mark(True, each.name, re.sub(r"(?<=//).*@|(?<=\?).*", "...", shown) or "none")
     if not settings.user_claim:
-        mark(
-            False, "people", "are kept out", "set USER_CLAIM to the claim that holds a person's e-mail, or leave it so"
-        )
+        advice = "set USER_CLAIM to the claim that holds a person's e-mail, or leave it so"
+        mark(False, "people", "are kept out", advice)
     says = issuer.description
     if says:
         known = says.get("issuer") in (settings.issuer, *settings.extra_issuers)
@@ -3017,7 +2987,6 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(f"The API cannot go on: {fault}")
 
 
-TIMES = ("exp", "iat", "nbf")
 EPILOG = """A flag overrides the environment variable of its name. `explain` alone makes the database if there is none.
 Exit status: 0 after SIGTERM, 1 when the port or the database's server cannot be had, or something explained is
 refused; 78 for the settings."""
