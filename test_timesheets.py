@@ -4598,7 +4598,11 @@ EXPLAINED = [  # what is explained, the exit status, what the lines say
         "program-on-peoples-routes",
         lambda t: t.machine("read:timesheets"),
         1,
-        ["✓ scope      read:timesheets", "✗ verdict"],
+        [
+            "✓ scope      read:timesheets",
+            "✗ verdict",
+            "a program uploads with batch:upload, reads with report:timesheets",
+        ],
     ),
     ("header-a-list", lambda t: forged({}, ["kid"]), 1, ["✗ token      is no JWT"]),
     ("alg-a-list", lambda t: forged({}, {"kid": ["x"], "alg": ["RS256"]}), 1, ["✗ alg        ['RS256']"]),

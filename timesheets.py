@@ -2901,7 +2901,7 @@ def explain_caller(app: App, caller: Caller) -> bool:
         granted = caller.scopes.intersection(access.scopes) if access else set()
         if granted and (caller.person or granted & FOR_PROGRAMS):
             opened += mark(True, "opens", f"{route.method} {path_of(route)}")
-    advice = "403 everywhere: a program's token opens uploads only, a person's the rest, each with its scope"
+    advice = "403 everywhere: a program uploads with batch:upload, reads with report:timesheets; the rest is for people"
     return mark(opened > 0, "verdict", "accepted" if opened else "accepted, but it opens no route", advice)
 
 
