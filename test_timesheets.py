@@ -2763,6 +2763,8 @@ def test_program_changes_and_deletes_for_whom_its_token_lists(listing):
     stored = dict((each[0], each[1:]) for each in listing.table("external_id, user_id, seconds, voided"))
     assert stored == {"a": (ANN_MAIL, 28_800, 0), "b": before[1][1:], "c": (ANN_MAIL, 27_000, 0)}
     assert outcomes(listing.upload({"external_id": "a", "deleted": True}, token=anns)) == ["deleted"]
+    assert outcomes(listing.upload({"external_id": "b", "deleted": True}, token=both)) == ["deleted"]
+    assert outcomes(listing.upload(row("b"), token=anns)) == ["not_your_person"]  # bob's void entry is his
 
 
 def test_without_people_claim_a_program_uploads_for_everybody(api):

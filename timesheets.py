@@ -1729,7 +1729,8 @@ def decide(caller: Caller, closed: str, old: tuple[Any, ...], fields: Fields | N
     """
     stored = None if old[2] else old[3:]
     touched = [each for each in (stored, fields) if each]
-    if caller.people is not None and not all(caller.may_upload_for(each[0]) for each in touched):
+    people = [each[0] for each in (old[3:], fields) if each]  # a void entry is somebody's, too
+    if caller.people is not None and not all(map(caller.may_upload_for, people)):
         return "not_your_person"
     if stored == fields:
         return "unchanged"
