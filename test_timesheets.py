@@ -3398,7 +3398,7 @@ def test_killed_while_the_database_is_brought_over(database, tmp_path):
     done, took = start()
     assert done == "done\n"
     left = {}
-    for moment in range(40 if os.environ.get("HEAVY") else 8):
+    for moment in range(20 if os.environ.get("HEAVY") else 8):
         if schema_of(database) != (3, False, False):
             make()
         start(took * (moment % 8) / 5)
@@ -4475,7 +4475,7 @@ def test_every_answer_is_one_that_openapi_describes(live, tenant, tmp_path):
         live.url + "/openapi.json",
         "--no-color",
         "--max-examples",
-        "300",
+        "150",
         "--checks",
         checks,
     ]
@@ -7247,9 +7247,9 @@ def test_killed_in_the_middle_then_run_again(own_world, after):
 
 @heavy
 def test_killed_at_any_moment_many_times(own_world):
-    """CRASHES rounds (50, or as the environment says): whenever the kill hits, the rerun ends as if it had not."""
+    """CRASHES rounds (25, or as the environment says): whenever the kill hits, the rerun ends as if it had not."""
     undisturbed = None
-    for turn in range(int(os.environ.get("CRASHES", "50"))):
+    for turn in range(int(os.environ.get("CRASHES", "25"))):
         own_world.server.kill()
         for file in own_world.folder.glob("timesheets.db*"):
             file.unlink()
@@ -8129,7 +8129,7 @@ def applied(plan, held):
     return stored
 
 
-@settings(max_examples=3_000 if os.environ.get("HEAVY") else 200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=1_500 if os.environ.get("HEAVY") else 200, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(SAID, max_size=7, unique_by=lambda row: row.key or id(row)),
     st.lists(HELD.filter(lambda entry: entry.key), max_size=7, unique_by=lambda entry: entry.key),
