@@ -4475,7 +4475,7 @@ def test_every_answer_is_one_that_openapi_describes(live, tenant, tmp_path):
         live.url + "/openapi.json",
         "--no-color",
         "--max-examples",
-        "150",
+        "220",
         "--checks",
         checks,
     ]
