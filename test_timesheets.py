@@ -8701,6 +8701,7 @@ def window(tenant, tmp_path):
     with Server(tenant, tmp_path / "api", APP_CLIENT_ID=demo.APP_ID) as server, chromium() as browser:
         tenant.callbacks[:] = [server.url + "/app"]
         yield Window(browser, server, tenant)
+        tenant.heal()
 
 
 def said(page, text):
