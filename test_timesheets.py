@@ -5868,13 +5868,32 @@ def test_sync_runs_on_the_oldest_and_newest_python(tmp_path, which):
 # ---- sync.py against the real API: once and only once ----
 
 
-class Relay(http.server.BaseHTTPRequestHandler):
+class Answering(http.server.BaseHTTPRequestHandler):
+    """What the servers of these tests have in common: how a body is read, and how an answer is sent."""
+
+    def body(self):
+        """What was sent."""
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def reply(self, status, sent, headers):
+        """Send an answer; the headers may state another length."""
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(sent)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+class Relay(Answering):
     """Passes requests on to the API, but for what the script says; what it says is used up front to back."""
 
     def do_GET(self):
         """Pass on, or act up."""
         server: Any = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         fault = server.script.pop(0) if server.script else None
         server.asked.append(self.path)
         if fault is None or fault.endswith("after commit"):
@@ -5909,16 +5928,9 @@ class Relay(http.server.BaseHTTPRequestHandler):
         if fault == "slow":
             server.released.wait(20)
         with contextlib.suppress(OSError):
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(sent)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(sent)
+            self.reply(status, sent, headers)
 
     do_POST = do_GET
-
-    def log_message(self, *_):
-        """Say nothing."""
 
 
 @contextlib.contextmanager
@@ -5934,21 +5946,14 @@ def serving(handler, **facts):
     server.server_close()
 
 
-class Saying(http.server.BaseHTTPRequestHandler):
+class Saying(Answering):
     """A tracker's API; `server.says(path)` gives headers, bytes and perhaps the status of its answer."""
 
     def do_GET(self):
         """Answer."""
         server: Any = self.server
         headers, sent, *status = server.says(self.path)
-        self.send_response(*status or (200,))
-        for name, value in {"Content-Length": str(len(sent)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(sent)
-
-    def log_message(self, *_):
-        """Say nothing."""
+        self.reply(status[0] if status else 200, sent, headers)
 
 
 class World:
@@ -6738,26 +6743,18 @@ ENTRIES, REPORTS, HARVESTED = (
 )
 
 
-class Tracker(http.server.BaseHTTPRequestHandler):
+class Tracker(Answering):
     """A tracker's API with three pages of one entry; `server.pages(n, url)` gives a page's body and headers."""
 
     def do_GET(self):
         """Answer the next page, after a quota that is used up."""
         server: Any = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        body = self.body().decode()
         server.tracked.append((self.command, self.path, body, self.headers))
         found, headers = server.pages(len(server.tracked) - 1, f"http://127.0.0.1:{server.server_port}")
-        sent = json.dumps(found).encode()
-        self.send_response(402 if len(server.tracked) == 1 else 200)
-        for name, value in {"Content-Length": str(len(sent)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(sent)
+        self.reply(402 if len(server.tracked) == 1 else 200, json.dumps(found).encode(), headers)
 
     do_POST = do_GET
-
-    def log_message(self, *_):
-        """Say nothing."""
 
 
 @pytest.mark.parametrize(
@@ -7036,28 +7033,22 @@ def test_first_page_with_snapshot_voids_nothing(world):
             assert [voided for *_, voided, _ in world.table()] == [0] * 12
 
 
-class Guarded(http.server.BaseHTTPRequestHandler):
+class Guarded(Answering):
     """A tracker that lets in whoever sends `server.wants`; `server.answers` is by path, `server.asked` what came."""
 
     def do_GET(self):
         """Answer, or 401."""
         server: Any = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        body = self.body().decode()
         path = urllib.parse.urlsplit(self.path).path
         server.asked.append((self.command, self.path, body))
         lets = all(self.headers[name] == value for name, value in server.wants.items())
         sent = server.answers.get(path, "{}") if lets else '{"error": "invalid_token"}'
         if lets and self.command != server.method.get(path, "GET"):
             lets = None
-        self.send_response({True: 200, False: 401, None: 405}[lets])
-        self.send_header("Content-Length", str(len(sent.encode())))
-        self.end_headers()
-        self.wfile.write(sent.encode())
+        self.reply({True: 200, False: 401, None: 405}[lets], sent.encode(), {})
 
     do_POST = do_GET
-
-    def log_message(self, *_):
-        """Say nothing."""
 
 
 @contextlib.contextmanager
@@ -7357,14 +7348,14 @@ def shown(name, work, named):
     return about | {"startDate": work.start[:10], "startTime": "09:00:00", "timeSpentSeconds": work.seconds}
 
 
-class Trackers(http.server.BaseHTTPRequestHandler):
+class Trackers(Answering):
     """All seven, each below its name; `server.bend(query, answer)` may answer a request for the list in its place."""
 
     def do_GET(self):
         """Let in, or not; then the list, or what is beside it."""
         server: Any = self.server
         url = urllib.parse.urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        body = self.body().decode()
         server.asked.append(self.path)
         name, path = url.path.split("/")[1], "/" + url.path.split("/", 2)[2].removeprefix("time/")
         query, host = dict(urllib.parse.parse_qsl(url.query)) | json.loads(body or "{}"), HOSTS[name]
@@ -7377,11 +7368,7 @@ class Trackers(http.server.BaseHTTPRequestHandler):
         else:
             status, headers, found = self.about(path, query)
         sent = found if isinstance(found, bytes) else json.dumps(found).encode()
-        self.send_response(status)
-        for header, value in {"Content-Type": "application/json", "Content-Length": str(len(sent)), **headers}.items():
-            self.send_header(header, value)
-        self.end_headers()
-        self.wfile.write(sent)
+        self.reply(status, sent, {"Content-Type": "application/json", **headers})
 
     do_POST = do_GET
 
@@ -7436,9 +7423,6 @@ class Trackers(http.server.BaseHTTPRequestHandler):
         if path.endswith("/members") and not server.admin:
             return 403, {}, {"message": "This action is unauthorized."}
         return (200, {}, ABOUT[path]) if path in ABOUT else (404, {}, {})
-
-    def log_message(self, *_):
-        """Say nothing."""
 
 
 def works(count, hour=6, **more):
