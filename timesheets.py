@@ -1728,15 +1728,14 @@ def decide(caller: Caller, closed: str, old: tuple[Any, ...], fields: Fields | N
     `old` is what is stored: (id, approved, voided, *fields).
     """
     stored = None if old[2] else old[3:]
-    touched = [each for each in (stored, fields) if each]
-    people = [each[0] for each in (old[3:], fields) if each]  # a void entry is somebody's, too
+    people = (each[0] for each in (old[3:], fields) if each)  # a void entry is somebody's, too
     if caller.people is not None and not all(map(caller.may_upload_for, people)):
         return "not_your_person"
     if stored == fields:
         return "unchanged"
     if old[1]:
         return "approved"
-    if closed and min(each[1] for each in touched) <= closed:
+    if closed and min(each[1] for each in (stored, fields) if each) <= closed:
         return "closed"
     if fields is None:
         return "deleted"
