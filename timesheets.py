@@ -180,11 +180,17 @@ def read(struct: type[Input], given: Mapping[str, Any]) -> Input:
     return struct(**values)
 
 
+@functools.cache
+def readers(struct: type[Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
+    """The fields of a Struct that have a reader."""
+    return [(each.attribute, each.reader) for each in fields(struct) if each.reader]
+
+
 def finish(entry: Struct) -> None:
     """Let the readers have a look at what msgspec has decoded itself. :raise ValueError: one does not take its value"""
-    for each in fields(type(entry)):
-        if each.reader and (value := getattr(entry, each.attribute)) is not UNSET:
-            setattr(entry, each.attribute, each.reader(value))
+    for attribute, reader in readers(type(entry)):
+        if (value := getattr(entry, attribute)) is not UNSET:
+            setattr(entry, attribute, reader(value))
 
 
 def sayable(text: str) -> str:
@@ -611,8 +617,8 @@ class Once(Struct, kw_only=True):
 
 
 @functools.lru_cache(maxsize=1024)  # programs ask the same again and again
-def read_query(struct: type[Input], text: str) -> tuple[Input, dict[str, str]]:
-    """The query's parameters, as a Struct and as they were sent.
+def read_query(struct: type[Input], text: str) -> tuple[Input, str]:
+    """The query's parameters, as a Struct, and as a query to which a Link adds where the next page begins.
 
     :raise 400: `invalid_query`: the query is malformed; `errors` names every parameter at fault
     """
@@ -625,7 +631,8 @@ def read_query(struct: type[Input], text: str) -> tuple[Input, dict[str, str]]:
         if len(given) < len(pairs):
             names = [name for name, _ in pairs]
             raise Faults([Fault(sayable(name), "stands twice") for name in given if names.count(name) > 1])
-        return read(struct, given), given
+        asked = urllib.parse.urlencode([(name, value) for name, value in pairs if name != "after"] + [("after", "")])
+        return read(struct, given), asked
     except Faults as faults:
         known = ", ".join(each.name for each in fields(struct)) or "none"
         detail = f"The query has faults; errors names them. The parameters here are: {known}."
@@ -1047,7 +1054,7 @@ def requires(
         @functools.wraps(handler)
         def guarded(**arguments: Any) -> bytes | None:
             access.admit(request.environ, request.app)
-            request["query"], request["given"] = read_query(query, request.query_string)
+            request["query"], request["asked"] = read_query(query, request.query_string)
             return handler(**arguments)
 
         guarded.access = access  # type: ignore[attr-defined]  # for the gateway, OpenAPI and `explain`
@@ -1519,8 +1526,8 @@ def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False
     while len(page := answer_list([entry_of(row) for row in rows[:size]], KEYS)) > MAX_PAGE:
         size = min(size, len(rows)) // 2
     if len(rows) > size:  # an absolute link only where PUBLIC_URL says how callers see us: the Host header may lie
-        following = request["given"] | {"after": f"{rows[size - 1][2]}.{rows[size - 1][0]}"}
-        address = f"{request.app.settings.public_url}{request.path}?{urllib.parse.urlencode(following)}"
+        last_id, _, last_day, *_ = rows[size - 1]
+        address = f"{request.app.settings.public_url}{request.path}?{request['asked']}{last_day}.{last_id}"
         response.set_header("Link", f'<{address}>; rel="next"')
     return page
 
@@ -1728,8 +1735,8 @@ def decide(caller: Caller, closed: str, old: tuple[Any, ...], fields: Fields | N
     `old` is what is stored: (id, approved, voided, *fields).
     """
     stored = None if old[2] else old[3:]
-    people = (each[0] for each in (old[3:], fields) if each)  # a void entry is somebody's, too
-    if caller.people is not None and not all(map(caller.may_upload_for, people)):
+    # A void entry is somebody's, too.
+    if caller.people is not None and not all(caller.may_upload_for(each[0]) for each in (old[3:], fields) if each):
         return "not_your_person"
     if stored == fields:
         return "unchanged"
