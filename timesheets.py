@@ -828,9 +828,9 @@ class Caller(NamedTuple):
         """Who changes what this caller changes."""
         return self.person or self.client
 
-    def sees_all(self) -> bool:
-        """Whether everybody's entries are open to the caller, and not only one's own."""
-        return not self.scopes.isdisjoint(("approve:timesheets", "report:timesheets"))
+    def sees(self) -> str | None:
+        """Whose entries are open to the caller: one's own, or `*` for everybody's."""
+        return self.person if self.scopes.isdisjoint(("approve:timesheets", "report:timesheets")) else "*"
 
     def may_upload_for(self, whom: str) -> bool:
         """Whether the caller may bring in hours of this person."""
@@ -1499,7 +1499,7 @@ def whose(default: str) -> str:
     """
     caller, asked = request["caller"], request["query"].user_id
     wanted: str = default if asked is UNSET else asked
-    if wanted != caller.person and not caller.sees_all():
+    if caller.sees() not in (wanted, "*"):
         raise insufficient_scope("report:timesheets")
     return wanted
 
@@ -1537,7 +1537,7 @@ def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False
 # Whatever changes an entry goes through `upsert` or `change`, which keep the version before.
 
 REFUSED = {  # code: the status where it is the whole request, and why
-    "invalid": (422, "The entry was not stored; errors says why."),
+    "invalid": (422, "Nothing was stored; errors says why."),
     "approved": (409, "The entry is approved; it cannot change until its approval is taken back."),
     "closed": (409, "The entry's day is closed: nothing up to {} can change."),
     "not_your_person": (403, "The token does not list this person among those it may upload for."),
@@ -1879,9 +1879,8 @@ def timesheet(entry_id: str) -> bytes:
     :return 200: Entry
     :raise 404: `not_found`: there is none, or it is another's
     """
-    caller = request["caller"]
     with request.app.db.connection() as db:
-        return answer(one_of(db, entry_id, "*" if caller.sees_all() else caller.person))
+        return answer(one_of(db, entry_id, request["caller"].sees()))
 
 
 @api.get(f"/timesheets/{ENTRY_ID}/history")
@@ -1892,10 +1891,9 @@ def history(entry_id: str) -> bytes:
     :return 200: Versions
     :raise 404: `not_found`: there is none, or it is another's
     """
-    caller = request["caller"]
     with request.app.db.connection() as db:
         found = versions(db, int(entry_id))
-    if not found or not (caller.sees_all() or found[-1][0].user_id == caller.person):
+    if not found or request["caller"].sees() not in (found[-1][0].user_id, "*"):
         raise refused("not_found")
     return answer([Version(**msgspec.structs.asdict(entry), deleted=void) for entry, void in found])
 
@@ -2054,10 +2052,10 @@ def report() -> bytes:
 
     :return 200: Sums
     """
-    query, caller = request["query"], request["caller"]
+    query = request["query"]
     by = ("user,project" if query.over is UNSET else "user") if query.by is UNSET else query.by
     columns = by.replace("user", "user_id").split(",")
-    tests = filters(whose(default="*" if caller.sees_all() else caller.person))
+    tests = filters(whose(default=request["caller"].sees()))
     rows = request.app.db.read(
         f"SELECT date, {', '.join(columns)}, SUM(seconds) FROM entry WHERE {' AND '.join(['voided = 0', *tests])}"
         f" GROUP BY date, {', '.join(columns)}",
