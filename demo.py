@@ -34,7 +34,6 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import jwt
@@ -74,7 +73,7 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
         self.keys: list[SigningKey] = []
         self.published: list[Any] = []
         self.requests: collections.Counter[str] = collections.Counter()
-        self.faults: dict[str, Iterator[str]] = {}
+        self.faults: dict[str, itertools.repeat[str]] = {}
         self.callbacks: list[str] = []  # where the page for people may be; Auth0's Allowed Callback and Logout URLs
         self.codes: dict[str, dict[str, str]] = {}  # authorization codes not used yet, each with what was asked
         self.lifetime = 7_200  # seconds that a person's token is good for
@@ -83,6 +82,7 @@ class Tenant(contextlib.AbstractContextManager["Tenant"]):
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Answers,), {"tenant": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        self.env = {"AUTH0_DOMAIN": self.url, "AUTH0_AUDIENCE": audience}  # for whoever is to trust it
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
@@ -325,12 +325,11 @@ def start(stack: contextlib.ExitStack, command: list[str], **how: Any) -> subpro
 def start_api(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack) -> str:
     """`python timesheets.py` on a free port -> its address, once it answers."""
     # Nothing else is handed down: a DATABASE_URL or a proxy of the caller's would change what is shown.
-    keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": str(folder / "timesheets.db")}
-    env |= {"USER_CLAIM": EMAIL, "APP_CLIENT_ID": APP_ID}
+    env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ} | tenant.env
+    env |= {"USER_CLAIM": EMAIL, "APP_CLIENT_ID": APP_ID, "DATABASE_URL": str(folder / "timesheets.db"), "PORT": "0"}
     log = stack.enter_context((folder / "api.log").open("w"))
     # In a session of its own Ctrl-C does not reach it: two signals at once can lock it up (seen with Granian 2.8).
-    api = start(stack, ["timesheets.py"], env={**keep, **env, "PORT": "0"}, stderr=log, start_new_session=True)
+    api = start(stack, ["timesheets.py"], env=env, stderr=log, start_new_session=True)
     banner, deadline = (api.stdout or io.StringIO()).readline().strip(), time.monotonic() + 10
     found = re.search(r"http://[\d.:]+", banner)
     while found and api.poll() is None and time.monotonic() < deadline:
@@ -371,9 +370,8 @@ def walk(tenant: Tenant, folder: pathlib.Path, stack: contextlib.ExitStack) -> s
     url = start_api(tenant, folder, stack)
     tenant.callbacks.append(url + "/app")
     # sync.py keeps its token cache in the state directory; the temporary folder spares the user's own.
-    env = {"PATH": os.environ.get("PATH", ""), "XDG_STATE_HOME": str(folder), "TIMESHEETS_URL": url}
-    env |= {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE}
-    env |= {"AUTH0_CLIENT_ID": CLIENT_ID, "AUTH0_CLIENT_SECRET": CLIENT_SECRET}
+    env = tenant.env | {"AUTH0_CLIENT_ID": CLIENT_ID, "AUTH0_CLIENT_SECRET": CLIENT_SECRET, "TIMESHEETS_URL": url}
+    env |= {"PATH": os.environ.get("PATH", ""), "XDG_STATE_HOME": str(folder)}
     for title, work, expected in (  # 65: some rows were rejected
         ("1. The cron job gets a token and uploads a Toggl export. One of its rows cannot be right.", WORK, 65),
         ("2. The same export again. Nothing is doubled, and the job reuses its token.", WORK, 65),
@@ -402,7 +400,7 @@ def show_doors(tenant: Tenant, url: str) -> None:
     for name, (_, email, permitted) in zip(("JANE", "OMAR", "MANAGER", "CLERK"), PEOPLE.values(), strict=True):
         print(f"  {name}={tenant.person(email, permitted)}")
     print('  curl -H "Authorization: Bearer $JANE" $url/timesheets')
-    settings = f"AUTH0_DOMAIN={tenant.url} AUTH0_AUDIENCE={AUDIENCE} USER_CLAIM={EMAIL}"
+    settings = " ".join(f"{name}={value}" for name, value in {**tenant.env, "USER_CLAIM": EMAIL}.items())
     print(f'  {settings} {sys.executable} {HERE / "timesheets.py"} explain "$JANE"')
     print("\nServing until Ctrl-C.", flush=True)
 
