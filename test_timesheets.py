@@ -151,7 +151,6 @@ def database(request, tmp_path):
 @pytest.fixture
 def sqlite_api(tenant, tmp_path):
     """A fresh API in process, for what only SQLite does."""
-    (tmp_path / "timesheets.db").write_bytes(new_file())
     with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as api:
         yield api
 
@@ -185,6 +184,8 @@ class Api:
     def __init__(self, tenant, database, clock=time.time, key_clock=time.monotonic, **changes):
         env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "DATABASE_URL": database}
         settings = timesheets.Settings.from_env({**env, "USER_CLAIM": demo.EMAIL, **changes})
+        if "://" not in database and not pathlib.Path(database).exists():
+            pathlib.Path(database).write_bytes(new_file())
         self.tenant, self.app = tenant, timesheets.create_app(settings, clock, timesheets.Issuer(settings, key_clock))
         self.app.issuer.thread.join(20)
         self.client = webtest.TestApp(self.app)
@@ -220,8 +221,6 @@ class Api:
 @pytest.fixture
 def api(tenant, database):
     """A fresh API in process."""
-    if "://" not in database:
-        pathlib.Path(database).write_bytes(new_file())
     with contextlib.closing(Api(tenant, database)) as api:
         yield api
 
@@ -821,7 +820,6 @@ def keyed(rotating, tmp_path):
     del rotating.keys[1:]
     rotating.published[:] = [rotating.keys[0].jwk]
     rotating.fail(JWKS, "500")
-    (tmp_path / "timesheets.db").write_bytes(new_file())
     with contextlib.closing(Api(rotating, str(tmp_path / "timesheets.db"), key_clock=Clock())) as api:
         keyed_by: Any = api.app.issuer.clock
         keyed_by.now += 31
@@ -3190,7 +3188,7 @@ def test_many_approvals_and_an_upload_of_the_same_entries_queue(tenant, database
     assert statuses == [200] * 24
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(20, marks=heavy)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(20, marks=heavy)])
 def test_no_approval_is_of_what_nobody_saw(tenant, database, tmp_path, seconds):
     """Uploads, approvals, refusals and deletions, 16 at once: the history proves what each approver agreed to."""
     names = [f"boss{n}@example.com" for n in range(6)]
@@ -3248,7 +3246,9 @@ def test_no_approval_is_of_what_nobody_saw(tenant, database, tmp_path, seconds):
 
         def act(actor):
             chance = random.Random(actor)
-            while time.monotonic() < end:
+            for turn in itertools.count():
+                if turn > 2 and time.monotonic() > end:  # three turns at least, however slow the machine is
+                    return
                 parts[actor][0](chance, parts[actor][1])
 
         at_once(act, len(parts))
@@ -3458,7 +3458,7 @@ def test_killed_while_the_database_is_brought_over(database, tmp_path):
     done, took = start()
     assert done == "done\n"
     left = {}
-    for moment in range(20 if os.environ.get("HEAVY") else 8):
+    for moment in range(20) if os.environ.get("HEAVY") else (0, 2, 4, 6):
         if schema_of(database) != (3, False, False):
             make()
         start(took * (moment % 8) / 5)
@@ -3496,6 +3496,8 @@ def test_database_is_nobody_elses_to_read(tenant, tmp_path):
     """The file, what SQLite keeps beside it, and the copy that the line in docs/deploy.md makes."""
     before = os.umask(0o022)
     try:
+        with contextlib.closing(timesheets.open_database(str(tmp_path / "timesheets.db"))) as new:
+            new.migrate()
         with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"))) as api:
             api.upload(row())
             line = re.search(r"^\(umask 077.*", document_text("docs/deploy.md"), re.MULTILINE)[0]
@@ -3742,7 +3744,10 @@ READ_CLAIMS = [
 ]
 CI = bool(os.environ.get("CI"))  # there, the same examples each time; at a developer's, new ones
 attack = settings(
-    max_examples=200, deadline=None, derandomize=CI, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200 if os.environ.get("HEAVY") else 60,
+    deadline=None,
+    derandomize=CI,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -4811,19 +4816,22 @@ def test_no_log_stops_the_api(tenant, tmp_path, stderr):
         os.close(writing)
         try:
             port = urllib.parse.urlsplit(process.stdout.readline().split(",")[0].split()[-1]).port
-            token, waited = tenant.machine("batch:upload"), 0.0
-            time.sleep(1.5)
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            for n in range(1_500):  # more than a pipe holds
+            headers = {"Authorization": f"Bearer {tenant.machine()}", "Content-Type": "application/json"}
+            connection, waited = http.client.HTTPConnection("127.0.0.1", port, timeout=20), []
+            while connection.sock is None:  # it says where it listens before it does
+                with contextlib.suppress(ConnectionError):
+                    connection.connect()
+            asked = [("POST", "/timesheets/upload", 200), ("GET", "/timesheets/upload", 200)]
+            for method, path, status in [*asked, *[("GET", "/" + "x" * 200, 404)] * 8] * 40:  # more than a pipe holds
                 began = time.monotonic()
-                headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-                method, body = ("GET", None) if n % 100 else ("POST", b"[]")
-                connection.request(method, "/timesheets/upload", body, headers)
+                connection.request(
+                    method, path, b"[]" if method == "POST" else None, headers | {"X-Request-ID": "x" * 64}
+                )
                 answer = connection.getresponse()
-                assert (answer.status, bool(answer.read())) == (200, True)
-                waited = max(waited, time.monotonic() - began)
+                assert (answer.status, bool(answer.read())) == (status, True)
+                waited.append(time.monotonic() - began)
             connection.close()
-            assert waited < 2
+            assert max(waited[1:]) < 2  # the first waits for the server's start
             children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             assert stderr != "closed" or os.readlink(f"/proc/{children[-1]}/fd/2") == "/dev/null"  # and no other file
         finally:
@@ -7286,8 +7294,8 @@ def big_export(world, rows):
 def crash(world, rows, after):
     """SIGKILL the API when `after` rows are stored, start it again, and run the job again -> the table."""
     job = sync_process(world)
-    while len(world.table()) < after and job.poll() is None:
-        pass
+    while world.read("SELECT count(*) FROM entry") < [(after,)] and job.poll() is None:
+        time.sleep(0.002)  # not to take the processor that the API needs
     world.server.kill()
     job.kill()
     job.communicate(timeout=20)
@@ -9217,9 +9225,15 @@ def test_app_with_another_issuer(tmp_path, browser):
 # ---- demo.py and the documents ----
 
 
-def test_demo_shows_the_whole_job():
+@pytest.fixture(scope="session")
+def walk():
+    """One walk of the demo's, to its end."""
+    return run("demo.py", "--exit")
+
+
+def test_demo_shows_the_whole_job(walk):
     """The walk ends well and shows each stage's counts."""
-    done = run("demo.py", "--exit")
+    done = walk
     assert (done.returncode, done.stderr) == (0, "")
     stages = re.findall(r"rows: (.*)", done.stdout)
     assert stages == [
@@ -9339,6 +9353,12 @@ DOCUMENTS = [
 ]
 
 
+@functools.cache
+def options_of_the_job():
+    """The long options that sync.py --help tells of."""
+    return set(re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout))
+
+
 def document_text(document):
     """The text of a document."""
     return (HERE / document).read_text(encoding="utf-8")
@@ -9356,9 +9376,8 @@ def test_document_speaks_of_settings_and_options_that_exist(document):
     settings = {each.name for each in timesheets.fields(timesheets.Settings)}
     for name in re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)\b", text):
         assert name in settings | {"TEST_DATABASE_URL"} or name in api + job, name
-    options = set(re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout))
     for line in re.findall(r"^.*sync\.py .*$", text, re.MULTILINE):
-        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", line.partition("sync.py ")[2])) <= options, line
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", line.partition("sync.py ")[2])) <= options_of_the_job(), line
     assert all(name in globals() for name in re.findall(r"`(test_\w+)`", text))
 
 
@@ -9460,24 +9479,22 @@ def test_worked_examples_give_the_answers_shown(tenant, tmp_path):
         env = {"MANAGER": steps_of_the_demo(tenant, server, tmp_path)}
     env |= {"CLERK": tenant.person("carl@exampleco.com", "report:timesheets")}
     env |= {"JANE": tenant.person("jane@contractor.example", SCOPES), "PATH": os.environ["PATH"]}
-    for command, shown in pairs:
-        closed = {"CLOSED_UNTIL": "2026-11-30"} if '"closed"' in shown else {}
-        with Server(tenant, tmp_path, **closed) as server:
+    for closed, examples in itertools.groupby(pairs, lambda pair: '"closed"' in pair[1]):
+        with Server(tenant, tmp_path, **({"CLOSED_UNTIL": "2026-11-30"} if closed else {})) as server:
             shell = {"env": env | {"url": server.url}, "cwd": tmp_path, "capture_output": True, "text": True}
-            done = subprocess.run(["bash", "-ec", command], check=True, timeout=20, **shell)
-        if shown[:1] in ("[", "{"):
-            answer, shown = json.loads(done.stdout), json.loads(shown)
-            assert as_shown(answer, shown) == as_shown(shown, shown), command
-        else:
-            assert done.stdout.split() == shown.split(), command
+            for command, shown in examples:
+                done = subprocess.run(["bash", "-ec", command], check=True, timeout=20, **shell)
+                if shown[:1] in ("[", "{"):
+                    answer, shown = json.loads(done.stdout), json.loads(shown)
+                    assert as_shown(answer, shown) == as_shown(shown, shown), command
+                else:
+                    assert done.stdout.split() == shown.split(), command
 
 
 def test_crontab_can_be_copied():
     """crontab.example holds comments, settings and jobs with options that exist; cron would end a command at a bare %."""
     crontab = document_text("crontab.example")
-    assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= set(
-        re.findall(r"--[a-z][a-z-]+", run("sync.py", "--help").stdout)
-    )
+    assert set(re.findall(r"sync\.py.*?(--[a-z-]+)", crontab)) <= options_of_the_job()
     for line in crontab.splitlines():
         assert (
             not line or line.startswith("#") or re.match(r"[A-Z]+=|[\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ [\d*,-]+ ", line)
@@ -9540,11 +9557,11 @@ def copied(tmp_path_factory):
     ("number", "until", "status"),
     [
         pytest.param(signal.SIGINT, "The tenant is up", 0, id="ctrl-c-before-the-api"),
-        pytest.param(signal.SIGINT, "$ python sync.py", 0, id="ctrl-c-in-a-sync"),
+        pytest.param(signal.SIGINT, "$ python sync.py", 0, id="ctrl-c-in-a-sync", marks=heavy),
         pytest.param(signal.SIGINT, "Serving until", 0, id="ctrl-c-serving"),
         pytest.param(signal.SIGTERM, "$ python sync.py", 143, id="kill-in-a-sync"),
-        pytest.param(signal.SIGTERM, "Serving until", 143, id="kill-serving"),
-        pytest.param(signal.SIGHUP, "Serving until", 129, id="closed-terminal"),
+        pytest.param(signal.SIGTERM, "Serving until", 143, id="kill-serving", marks=heavy),
+        pytest.param(signal.SIGHUP, "Serving until", 129, id="closed-terminal", marks=heavy),
     ],
 )
 def test_stopping_the_demo_leaves_nothing_behind(tmp_path, number, until, status):
@@ -9578,31 +9595,21 @@ def test_what_fails_is_a_sentence(tmp_path, copied, program, text, sentence):
 
 
 @linux
-@pytest.mark.parametrize(
-    "env",
-    [
-        pytest.param({"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}, id="proxy"),
-        pytest.param({"DATABASE_URL": "postgresql://127.0.0.1:9/no", "JWKS_URL": "x"}, id="settings-of-another-api"),
-        pytest.param({"PYTHONIOENCODING": "ascii"}, id="ascii-terminal"),
-        pytest.param({"NO_COLOR": "1"}, id="no-colour"),
-    ],
-)
-def test_demo_works_wherever_it_is_started(tmp_path, env):
-    """The caller's environment changes nothing, and what is no terminal gets no colours."""
+def test_demo_works_wherever_it_is_started(tmp_path):
+    """The caller's proxy, terminal and settings of another API change nothing; what is no terminal gets no colours."""
+    env = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
+    env |= {"DATABASE_URL": "postgresql://127.0.0.1:9/no", "JWKS_URL": "x"}
     status, out, err = ended(started(tmp_path, "--exit", **env), tmp_path)
     assert (status, err, "\033" in out) == (0, "", False)
     counts = re.findall(r"\d+ (?:created|updated|deleted)", out)
     assert counts == ["10 created", "2 created", "1 updated", "2 deleted"]
 
 
-@linux
-def test_readme_shows_what_the_demo_says(tmp_path):
+def test_readme_shows_what_the_demo_says(walk):
     """Each line of README's sample is a line of the real output, in that order; ports differ."""
-    status, out, _ = ended(started(tmp_path, "--exit"), tmp_path)
-    (sample,) = blocks("README.md", "text")
-    real, shown = ([re.sub(r":\d{4,5}\b", ":0", line) for line in text.splitlines() if line] for text in (out, sample))
+    texts = (walk.stdout, *blocks("README.md", "text"))
+    real, shown = ([re.sub(r":\d{4,5}\b", ":0", line) for line in text.splitlines() if line] for text in texts)
     rest = iter(real)
-    assert status == 0
     assert [line for line in shown if line not in rest] == []  # `in` moves on, so the order counts
 
 
@@ -9817,12 +9824,12 @@ def test_dockerfile_copies_what_there_is_and_runs_as_nobody_special():
     assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["10001"]
 
 
-FAKE_AUTH0 = '''#!{python}
+FAKE_AUTH0 = '''#!{python} -IS
 """The `auth0` command on a tenant that is a JSON file; takes the flags that its documentation has, and no other."""
-import json, os, pathlib, sys
-home = pathlib.Path(__file__).parent
+import json, os, sys
+home = os.path.dirname(__file__)
 sent = json.load(sys.stdin) if "patch" in sys.argv else None  # first: what is piped in comes from another call
-before = (home / "state.json").read_text()
+before = open(home + "/state.json").read()
 state = json.loads(before)
 words, flags, queue = [], {}, sys.argv[1:]
 ALONE = {"--json", "--no-input", "--no-color", "--enforce-policies", "--reveal-secrets", "--force"}
@@ -9842,7 +9849,7 @@ while queue:
         assert word in KNOWN[words[0]].split(), f"unknown flag {word}"
         flags.setdefault(word, []).append(queue.pop(0))
 one = {name[2:].replace("-", "_"): value[0] for name, value in flags.items() if type(value) is list}
-with (home / "calls").open("a") as calls:
+with open(home + "/calls", "a") as calls:
     calls.write(" ".join(sys.argv[1:]).replace("\\n", " ") + "\\n")
 out = None
 def add(kind, **more):
@@ -9907,8 +9914,9 @@ elif words[1] == "patch" and words[2].startswith("actions/triggers/"):
 else:
     sys.exit(f"unknown command {words}")
 if json.dumps(state) != before:
-    (home / "state.new").write_text(json.dumps(state))
-    os.replace(home / "state.new", home / "state.json")
+    with open(home + "/state.new", "w") as new:
+        json.dump(state, new)
+    os.replace(home + "/state.new", home + "/state.json")
 if out is not None:
     print(json.dumps(out))
 '''
@@ -9919,6 +9927,8 @@ def test_setup_script_makes_a_tenant_and_both_env_files(tmp_path):
     (command := tmp_path / "bin" / "auth0").parent.mkdir()
     command.write_text(FAKE_AUTH0.replace("{python}", sys.executable))
     command.chmod(0o755)
+    (command.parent / "python3").symlink_to(sys.executable)
+    (command.parent / "sleep").symlink_to("/bin/true")  # the stand-in counts how often it is asked, and not the time
     theirs = {"id": "theirs", "action": {"id": "act_0"}, "display_name": "Somebody's own Action"}
     state: dict[str, Any] = {kind: [] for kind in ("apis", "apps", "actions", "roles", "client-grants")}
     state["connection"] = {"id": "con_1", "options": {"passwordPolicy": "good"}}
@@ -9929,7 +9939,7 @@ def test_setup_script_makes_a_tenant_and_both_env_files(tmp_path):
     setup = functools.partial(
         subprocess.run, script, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
-    for _ in range(2):
+    for _ in range(2 if os.environ.get("HEAVY") else 1):
         done = setup()
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         files = {name: sync.read_env_file(str(tmp_path / name)) for name in ("api.env", "sync.env")}
