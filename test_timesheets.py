@@ -130,12 +130,9 @@ def tenant():
         yield tenant
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    """The address of an empty database, on each engine in turn."""
-    if request.param == "sqlite":
-        yield str(tmp_path / "timesheets.db")
-        return
+@contextlib.contextmanager
+def new_schema():
+    """The address of a new schema of the PostgreSQL server to test on."""
     server = os.environ.get("TEST_DATABASE_URL")
     if not server:
         pytest.skip("TEST_DATABASE_URL names no PostgreSQL server to test on")
@@ -146,6 +143,36 @@ def database(request, tmp_path):
         admin.execute(f"CREATE SCHEMA {schema}")
         yield f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{schema}"
         admin.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture(scope="session")
+def tables():
+    """A schema with the API's tables, which tests share, because to make them takes longer than most tests."""
+    with new_schema() as address:
+        with contextlib.closing(timesheets.open_database(address)) as db:
+            db.migrate()
+        yield address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """The address of a database with nothing in it, on each engine in turn."""
+    if request.param == "sqlite":
+        return str(tmp_path / "timesheets.db")
+    address = request.getfixturevalue("tables")
+    import psycopg
+
+    with psycopg.connect(address) as db:
+        db.execute("TRUNCATE entry, history, replay, queue")
+        db.execute("ALTER SEQUENCE entry_id RESTART")
+    return address
+
+
+@pytest.fixture
+def blank(database):
+    """The address of a database without tables, on the same engine."""
+    with contextlib.nullcontext(database) if "://" not in database else new_schema() as address:
+        yield address
 
 
 @pytest.fixture
@@ -1274,6 +1301,8 @@ def test_what_nobody_foresaw_is_logged_under_an_id(api, caplog):
     with api.app.db.connection() as db:
         db.execute("ALTER TABLE history RENAME TO story")
     answer = api.call("POST", "/timesheets/upload", api.job, [row(hours=8)])
+    with api.app.db.connection() as db:
+        db.execute("ALTER TABLE story RENAME TO history")
     assert (answer.status_int, answer.json["code"], answer.content_type) == (
         500,
         "internal_error",
@@ -3344,7 +3373,7 @@ def replaced_then(number, seconds, approved=0, voided=0, by="job", next_by="job"
     return (number, ANN_MAIL, "2026-11-20", "X", seconds, "x", approved, voided, THEN, by, THEN, next_by)
 
 
-def test_database_of_the_third_version_is_brought_over(tenant, database):
+def test_database_of_the_third_version_is_brought_over(tenant, blank):
     """Versions are counted from the history; answers under an Idempotency-Key are given again."""
     body = json.dumps(OWN).encode()
     first = {
@@ -3371,8 +3400,8 @@ def test_database_of_the_third_version_is_brought_over(tenant, database):
         replaced_then(4, 100, by=BOSS_MAIL),
         replaced_then(4, 200, next_by=ANN_MAIL),
     ]
-    old_database(database, entries, history, [(ANN_MAIL, "k", hashlib.sha256(body).hexdigest(), json.dumps(first))])
-    with contextlib.closing(Api(tenant, database)) as api:
+    old_database(blank, entries, history, [(ANN_MAIL, "k", hashlib.sha256(body).hexdigest(), json.dumps(first))])
+    with contextlib.closing(Api(tenant, blank)) as api:
         chains = versions(api.app.db)
         told = {
             number: [(each.seconds, each.approved, each.voided, each.changed_by) for each in chain]
@@ -3423,7 +3452,7 @@ def schema_of(address):
     return (found, *("version" in names for names in columns))
 
 
-def test_killed_while_the_database_is_brought_over(database, tmp_path):
+def test_killed_while_the_database_is_brought_over(blank, tmp_path):
     """SIGKILL at any moment leaves the old schema or the new one, with every row; the next start finishes."""
     entries = [stored_then(n, 100 + n % 3) for n in range(1, 2_001)]
     history = [replaced_then(n, 100 + n % 3 + turn) for turn in (1, 2) for n in range(1, 2_001)]
@@ -3431,19 +3460,19 @@ def test_killed_while_the_database_is_brought_over(database, tmp_path):
     command = [sys.executable, "-c", code + " db.migrate(); print('done', flush=True)"]
 
     def make():
-        if "://" in database:
+        if "://" in blank:
             import psycopg
 
-            with psycopg.connect(database) as db:
+            with psycopg.connect(blank) as db:
                 db.execute("DROP TABLE IF EXISTS entry, history, replay, queue, schema_version CASCADE")
                 db.execute("DROP SEQUENCE IF EXISTS entry_id")
         for file in tmp_path.glob("timesheets.db*"):
             file.unlink()
-        old_database(database, entries, history, [])
+        old_database(blank, entries, history, [])
 
     def start(after=None):
         pipe = subprocess.PIPE
-        with subprocess.Popen([*command, database], stdin=pipe, stdout=pipe, text=True, cwd=HERE) as process:
+        with subprocess.Popen([*command, blank], stdin=pipe, stdout=pipe, text=True, cwd=HERE) as process:
             assert process.stdout.readline() == "ready\n"
             process.stdin.write("go\n")
             process.stdin.flush()
@@ -3459,14 +3488,14 @@ def test_killed_while_the_database_is_brought_over(database, tmp_path):
     assert done == "done\n"
     left = {}
     for moment in range(20) if os.environ.get("HEAVY") else (0, 2, 4, 6):
-        if schema_of(database) != (3, False, False):
+        if schema_of(blank) != (3, False, False):
             make()
         start(took * (moment % 8) / 5)
-        left[moment] = schema_of(database)
+        left[moment] = schema_of(blank)
     new = (len(timesheets.SCHEMA), True, True)
     assert {*left.values()} <= {(3, False, False), new} and left[0] == (3, False, False), left
-    assert start()[0] == "done\n" and schema_of(database) == new
-    with contextlib.closing(timesheets.open_database(database)) as db:
+    assert start()[0] == "done\n" and schema_of(blank) == new
+    with contextlib.closing(timesheets.open_database(blank)) as db:
         chains = versions(db)
     assert {len(chain) for chain in chains.values()} == {3} and len(chains) == 2_000
     assert all(
@@ -3560,9 +3589,9 @@ OLD_PEOPLE = {  # as they stand in a database of version 1, and as they are brou
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
-def test_database_of_the_first_version_is_brought_over(tenant, database):
+def test_database_of_the_first_version_is_brought_over(tenant, blank):
     """Each person gets their one spelling, and every row stays."""
-    old = timesheets.open_database(database)
+    old = timesheets.open_database(blank)
     newer, timesheets.SCHEMA[1:] = timesheets.SCHEMA[1:], []
     try:
         old.migrate()
@@ -3576,7 +3605,7 @@ def test_database_of_the_first_version_is_brought_over(tenant, database):
             rows,
         )
     old.close()
-    with contextlib.closing(Api(tenant, database)) as api:
+    with contextlib.closing(Api(tenant, blank)) as api:
         assert sorted(api.table("id, user_id")) == list(enumerate(OLD_PEOPLE.values()))
         assert len(api.call("GET", "/timesheets", tenant.person("JANE@contractor.example", SCOPES)).json) == 3
 
@@ -3606,10 +3635,10 @@ def test_ids_go_on_where_32_bits_end(api):
     assert len(api.call("GET", f"/timesheets/{2**31}/history", api.ann).json) == 2
 
 
-def test_hosts_that_start_at_once_share_an_empty_database(database):
+def test_hosts_that_start_at_once_share_an_empty_database(blank):
     """Whoever comes second to the making of the tables waits or does it over; nobody's start fails."""
     start = "import sys, timesheets; db = timesheets.open_database(sys.argv[1]); input('ready\\n'); db.migrate(); db.close()"
-    command, pipe, many = [sys.executable, "-c", start, database], subprocess.PIPE, 8 if os.environ.get("HEAVY") else 4
+    command, pipe, many = [sys.executable, "-c", start, blank], subprocess.PIPE, 8 if os.environ.get("HEAVY") else 4
     hosts = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=HERE) for _ in range(many)]
     assert [host.stdout.readline() for host in hosts] == ["ready\n"] * many
     for host in hosts:
