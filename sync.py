@@ -459,8 +459,7 @@ class Sheet(NamedTuple):
     """What the rows of one input have in common."""
 
     form: Format
-    titles: list[str]  # the columns, as the input writes them
-    places: dict[str, list[int]]  # where the columns of each role stand
+    columns: dict[str, list[str]]  # of each role, as the input writes them
     feed: str
     names: dict[tuple[str, ...], str]  # what `name_of` found already
     order: str | None = None  # of day, month and year; None if nobody said and nothing proved it
@@ -469,41 +468,38 @@ class Sheet(NamedTuple):
 
 
 class Row:
-    """One record of the input. What is wrong with it is noted, and the reading goes on: all is told at once."""
+    """One record of the input, {column: cell}."""
 
-    __slots__ = ("cells", "faults", "line", "sheet", "values")
+    __slots__ = ("cells", "fault", "line", "sheet", "values")
 
-    def __init__(self, sheet: Sheet, line: int, cells: list[Json], fault: str = "") -> None:
-        self.sheet, self.line, self.cells, self.faults = sheet, line, cells, [fault] if fault else []
+    def __init__(self, sheet: Sheet, line: int, cells: Object, fault: str = "") -> None:
+        self.sheet, self.line, self.cells, self.fault = sheet, line, cells, fault
         self.values: Object = {}  # by role, the first of its columns that is filled; some write nothing as `-`
-        for role, places in sheet.places.items():
-            for place in places:
-                if cells[place] not in EMPTY:
-                    self.values[role] = cells[place]
+        for role, columns in sheet.columns.items():
+            for column in columns:
+                if (value := cells.get(column)) not in EMPTY:
+                    self.values[role] = value
                     break
 
     def title(self, role: str) -> str:
         """The name of a role's column, as the input has it."""
-        return self.sheet.titles[self.sheet.places[role][0]] if role in self.sheet.places else role
+        return self.sheet.columns.get(role, [role])[0]
 
-    def wrong(self, role: str, says: str) -> None:
-        """Note a fault of a column."""
-        self.faults.append(f"{self.title(role)} {says}")
+    def wrong(self, role: str, says: object) -> ValueError:
+        """A fault of a column."""
+        return ValueError(f"{self.title(role)} {says}")
 
     def read(self, role: str, reader: Callable[..., Json], *more: object) -> Json:
-        """A role's value through a reader; None where it is empty or wrong."""
+        """A role's value through a reader; None where it is empty. :raise ValueError: it is wrong."""
         value = self.values.get(role)
-        if isinstance(value, str) or (role == "duration" and isinstance(value, (int, float))):
-            try:
-                return reader(value, *more)
-            except ValueError as fault:
-                self.wrong(role, str(fault))
-        elif isinstance(value, list):
-            self.wrong(role, "is a list")
-        elif value is not None:
-            self.values[role] = str(value)
-            return self.read(role, reader, *more)
-        return None
+        if value is None:
+            return None
+        if isinstance(value, list):
+            raise self.wrong(role, "is a list")
+        try:
+            return reader(value if role == "duration" else str(value), *more)
+        except ValueError as fault:
+            raise self.wrong(role, fault) from None
 
 
 class Entry(NamedTuple):
@@ -534,14 +530,12 @@ def recognise(kind: str, titles: Headers, options: argparse.Namespace) -> Sheet:
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
     if len(fits) != 1:
         raise unknown(kind, titles, fits, known, options)
-    form, columns = fits[0], list(titles)
-    if kind == "json":  # what is empty may be left out
-        columns += [column for named in form.roles.values() for column in named if column not in titles]
-    place = {column: number for number, column in enumerate(columns)}
-    places = {role: [place[column] for column in named if column in place] for role, named in form.roles.items()}
-    places = {role: found for role, found in places.items() if found}
-    written, feed = [titles.get(column, column) for column in columns], options.feed or form.source
-    return Sheet(form, written, places, feed, {}, options.date_format, options.zone)
+    columns = {  # of JSON also those that are not there: what is empty may be left out
+        role: [titles.get(column, column) for column in named if column in titles or kind == "json"]
+        for role, named in fits[0].roles.items()
+    }
+    columns = {role: found for role, found in columns.items() if found}
+    return Sheet(fits[0], columns, options.feed or fits[0].source, {}, options.date_format, options.zone)
 
 
 def mapped(kind: str, titles: Headers, options: argparse.Namespace) -> Format:
@@ -631,7 +625,7 @@ def read_csv(lines: list[str], options: argparse.Namespace) -> Iterator[Row]:
         raise max(stops, key=lambda stop: stop[:2])[2]
 
     def rows(sheet: Sheet) -> Iterator[Row]:
-        return (Row(sheet, *record) for record in records(lines, len(titles), delimiter, place + 1))
+        return (Row(sheet, *record) for record in records(lines, list(titles.values()), delimiter, place + 1))
 
     if not sheet.order:
         dates = (row.values.get(role, "") for row in rows(sheet) for role in ("date", "start"))
@@ -639,26 +633,26 @@ def read_csv(lines: list[str], options: argparse.Namespace) -> Iterator[Row]:
     return rows(sheet)
 
 
-def records(lines: list[str], width: int, delimiter: str, place: int) -> Iterator[tuple[int, list[str], str]]:
-    """The records of CSV from a place on -> yields (line where it begins, cells, what is wrong with it).
+def records(lines: list[str], titles: list[str], delimiter: str, place: int) -> Iterator[tuple[int, Object, str]]:
+    """The records of CSV from a place on -> yields (line where it begins, {title: cell}, what is wrong with it).
 
     Quotes at fault make the rest one cell; so the line where such a record begins is a reject, and the next line is
     read as if nothing had been.
     """
-    empty, start, end = [""] * width, place, place
+    empty, start, end = [""] * len(titles), place, place
     reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
     while end < len(lines):
         line = end + 1
         try:
             cells = next(reader)
-            over, end = any(cells[width:]), start + reader.line_num
+            over, end = any(cells[len(titles) :]), start + reader.line_num
             says = "the row has more cells than the header; is a comma not quoted?" if over else ""
         except csv.Error as fault:
             cells, start, end = [lines[end]], line, line
             says = f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
             reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
         if cells:
-            yield line, [*map(str.strip, cells), *empty[len(cells) :]], says
+            yield line, dict(zip(titles, [*map(str.strip, cells), *empty])), says
 
 
 def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> Iterator[Row]:
@@ -676,7 +670,7 @@ def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> 
     if rows:
         sheet = recognise("json", {name: name for _, record in rows for name in record}, options)._replace(**facts)
         for number, record in rows:
-            yield Row(sheet, number, [record.get(title) for title in sheet.titles])
+            yield Row(sheet, number, record)
 
 
 def flat(record: Object, way: str = "") -> Object:
@@ -776,27 +770,36 @@ def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
 
     Of a row at fault it says what could be read, which protects what the API holds.
     """
-    if row.faults:
-        return Entry(line=row.line, fault=row.faults[0], row=row)
+    if row.fault:
+        return Entry(line=row.line, fault=row.fault, row=row)
     if is_sum(row):
         return None
-    zone = row.read("zone", read_zone) if "zone" in row.values else row.sheet.zone
-    day, start = ("", None) if row.faults else began(row, zone)
+    faults: list[str] = []
+
+    def part(reader: Callable[..., Json], *more: object) -> Json:
+        """What a part of the row says; None with a fault, which is noted, and the reading goes on."""
+        try:
+            return reader(row, *more)
+        except ValueError as fault:
+            return faults.append(str(fault))
+
+    zone = part(Row.read, "zone", read_zone) if "zone" in row.values else row.sheet.zone
+    day, start = (None if faults else part(began, zone)) or ("", None)
     if options.window and day and not options.window[0] <= day <= options.window[1]:
         return None
-    person = person_of(row, options)
-    user = name_of("user", person, row, options) if person else None
-    worked = worked_time(row, day, start, zone) if day else None
-    project = name_of("project", options.project, row, options) if worked else None
+    person = part(person_of, options) or ""
+    user = part(name_of, "user", person, options) if person else None
+    worked = part(worked_time, day, start, zone) if day else None
+    project = part(name_of, "project", options.project, options) if worked else None
     note = row.values.get("description")
     note = SPACES.sub(" ", note).strip() if isinstance(note, str) else ""
     said = f"{user}{project}{note}"
     if not said.isascii() and UNDECODED.search(said):
-        column = next((t for t, cell in zip(row.sheet.titles, row.cells) if UNDECODED.search(str(cell))), "--project")
-        row.faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
+        column = next((name for name, cell in row.cells.items() if UNDECODED.search(str(cell))), "--project")
+        faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
     if user == "" or project == "":  # --names leaves them out
         worked = 0
-    person, fault = short(person.casefold()), "; ".join(row.faults)
+    person, fault = short(person.casefold()), "; ".join(faults)
     told = user or "", day, project or "", None if fault else worked, note, False
     return Entry(key_of(row, person), person, *told, row.line, fault, row if options.rejects or fault else None)
 
@@ -806,32 +809,32 @@ def is_sum(row: Row) -> bool:
     said = row.values
     if "date" in said or "start" in said or "id" in said:
         return False
-    return not said.keys() - {"duration"} or bool(SUMS.match(next((str(cell) for cell in row.cells if cell), "")))
+    return not said.keys() - {"duration"} or bool(
+        SUMS.match(next((str(cell) for cell in row.cells.values() if cell), ""))
+    )
 
 
 def person_of(row: Row, options: argparse.Namespace) -> str:
-    """Whose row it is, as the export writes it, or as --user says where it does not; "" if nobody says it."""
+    """Whose row it is, as the export writes it, or as --user says where it does not. :raise ValueError: nobody does."""
     said = row.values
-    person = said.get("user")
-    if person is None:
-        names = [str(said[role]) for role in ("first_name", "last_name") if role in said]
-        person = " ".join(names) or options.user
+    names = [str(said[role]) for role in ("first_name", "last_name") if role in said]
+    person = said.get("user") or " ".join(names) or options.user
     if not person:
-        row.wrong("user", "is empty; --user EMAIL says whose the row is")
-    return str(person or "")
+        raise row.wrong("user", "is empty; --user EMAIL says whose the row is")
+    return str(person)
 
 
 def began(row: Row, zone: tzinfo | None) -> tuple[str, datetime | None]:
-    """(calendar day, start) of a row; no start without a time, and no day if it cannot be read."""
+    """(calendar day, start) of a row; no start without a time. :raise ValueError: they cannot be read."""
     if "date" in row.values:
         day = row.read("date", read_date, row.sheet.order)
         clocked = "start" in row.values and TIME.fullmatch(str(row.values["start"]))
         at = row.read("start" if clocked else "time", read_time)
-        return (day, moment(day, at) if at else None) if not row.faults else ("", None)
+        return day, moment(day, at) if at else None
     start = row.read("start", read_moment, row.sheet.order, zone)
-    if not start and not row.faults:
-        row.wrong("start" if "start" in row.sheet.places else "date", "is empty")
-    return (start.date().isoformat(), start) if start else ("", None)
+    if not start:
+        raise row.wrong("start" if "start" in row.sheet.columns else "date", "is empty")
+    return start.date().isoformat(), start
 
 
 @remember
@@ -855,58 +858,60 @@ def short(name: str) -> str:
 
 
 def worked_time(row: Row, day: str, start: datetime | None, zone: tzinfo | None) -> int | None:
-    """Seconds of work in a row; 0 for a break or what the tracker deleted; None if they cannot be read, and while a
-    timer runs, which shows by an empty end or (Toggl) a negative duration.
+    """Seconds of work in a row; 0 for a break or what the tracker deleted; None while a timer runs, which shows by an
+    empty end or (Toggl) a negative duration. :raise ValueError: they cannot be read.
 
     A duration that cannot be read gives way to end minus start (Excel makes `02:00:00 AM` of two hours), as does one
     that contradicts them: shorter is a break, longer is rounding, up to the hour of a night when the clocks change; but
     nobody means more, or a spreadsheet's fraction of a day (0.0625 for 1:30).
     """
-    said, places = row.values, row.sheet.places
+    said, columns = row.values, row.sheet.columns
     if "gone" in said or str(said.get("type")).casefold() in NO_WORK:
         return 0
-    end = "end" if "end" in places else "end_time" if "end_time" in places else ""
+    end = "end" if "end" in columns else "end_time" if "end_time" in columns else ""
     if str(said.get("running")) in ("True", "current") or (end and end not in said):
         return None
-    written, unit, good = said.get("duration"), row.sheet.form.unit, len(row.faults)
+    written, unit, took = said.get("duration"), row.sheet.form.unit, None
     worked = row.read("duration", read_duration, unit)
-    took = between(row, end, day, start, zone) if end and start else None
+    if end and start:
+        try:
+            took = between(row, end, day, start, zone)
+        except ValueError:  # beside a duration it does not count
+            if worked is None:
+                raise
     if worked is None:
-        if took is None and len(row.faults) == good:
-            row.wrong("duration", f"{written!r} is no duration, and no end says it" if written else "is empty")
+        if took is None:
+            raise row.wrong("duration", f"{written!r} is no duration, and no end says it" if written else "is empty")
         return took
-    del row.faults[good:]  # beside a duration a fault of the end does not count
     if took and (worked > took + 3600 or abs(worked * 24 - took) < 60):
         says = f"{row.title('duration')} {written} is not what start and end say; {hours(took)} h were taken"
         log.error("line %s: %s", row.line, says)
         return took
     if worked < 0 and unit != SECONDS:
-        row.wrong("duration", "is negative")
+        raise row.wrong("duration", "is negative")
     return worked if worked >= 0 else None
 
 
-def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None) -> int | None:
-    """Seconds from a row's start to its end; by the clock alone, an end before the start is on the next day."""
+def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None) -> int:
+    """Seconds from a row's start to its end; by the clock alone, an end before the start is on the next day.
+
+    :raise ValueError: the end cannot be read, or is none of this start
+    """
     if role == "end_time" or TIME.fullmatch(str(row.values[role])):
-        last, at = row.read("end_date", read_date, row.sheet.order), row.read(role, read_time)
-        end = moment(last or day, at) if at else None
-        if end and start.tzinfo:
-            end = end.replace(tzinfo=start.tzinfo)
-        if end and not last and end < start:
+        last = row.read("end_date", read_date, row.sheet.order)
+        end = moment(last or day, row.read(role, read_time)).replace(tzinfo=start.tzinfo)
+        if not last and end < start:
             end += timedelta(days=1)
     else:
         end = row.read(role, read_moment, row.sheet.order, zone)
-    if end is None:
-        return None
     if (start.tzinfo is None) != (end.tzinfo is None):
-        row.wrong(role, "and the start must both say their zone, or neither")
-        return None
+        raise row.wrong(role, "and the start must both say their zone, or neither")
     if start.tzinfo is None and zone:  # a night when the clocks change counts as long as it was
         start, end = start.replace(tzinfo=zone), end.replace(tzinfo=zone)
     took = round(end.timestamp() - start.timestamp() if start.tzinfo else (end - start).total_seconds())
     if took < 0:
-        row.wrong(role, "is before the start")
-    return took if took >= 0 else None
+        raise row.wrong(role, "is before the start")
+    return took
 
 
 # ---- Naming: what the export calls people and projects becomes what the API calls them ----
@@ -943,17 +948,17 @@ def line_of(kind: str, name: Json, to: str) -> str:
     return text.getvalue()
 
 
-def name_of(kind: str, default: str | None, row: Row, options: argparse.Namespace) -> str | None:
+def name_of(row: Row, kind: str, default: str | None, options: argparse.Namespace) -> str:
     """What the API calls the user or project of a row, "" for one that --names leaves out.
 
-    None if the row says none, several, an id, or a name that --names lacks.
+    :raise ValueError: the row says none, several, an id, or a name that --names lacks
     """
     if kind == "user" and options.user:
         return spelled(options.user)
-    places, names = row.sheet.places.get(kind, ()), row.sheet.names
-    written = (kind, str(default), *[str(row.cells[place]) for place in places])
+    columns, names = row.sheet.columns.get(kind, ()), row.sheet.names
+    written = (kind, str(default), *[str(row.cells.get(column)) for column in columns])
     if written not in names:
-        cells = [(row.sheet.titles[place], row.cells[place]) for place in places]
+        cells = [(column, row.cells.get(column)) for column in columns]
         called = [
             (column, name.strip() if isinstance(name, str) else name)
             for column, cell in cells
@@ -963,14 +968,12 @@ def name_of(kind: str, default: str | None, row: Row, options: argparse.Namespac
         told = row.sheet.told.get(kind, {})
         called = [("", told[str(name)]) for _, name in called if told.get(str(name))] + called
         name = choose(kind, called or [("", default)], row, options)
-        if name is None:
-            return None
         names[written] = spelled(name) if kind == "user" else name
     return names[written]
 
 
-def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argparse.Namespace) -> str | None:
-    """The one of several (column, name) that counts, as the API calls it; None with a fault.
+def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argparse.Namespace) -> str:
+    """The one of several (column, name) that counts, as the API calls it. :raise ValueError: none does.
 
     Of several tags that is the one that --names knows, or that is written `project:NAME`. An id is a number of JSON, a
     UUID or the like, or what has a digit in a column of ids; but a generic export means what it says.
@@ -982,8 +985,7 @@ def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argpars
         return known[0]
     (column, name), *others = called
     if not name:
-        row.wrong(kind, "is empty; --project NAME says it")
-        return None
+        raise row.wrong(kind, "is empty; --project NAME says it")
     says = ""
     if lines:
         says = f"is not in {options.names_file}, which lacks a line"
@@ -994,8 +996,7 @@ def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argpars
         says = "" if meant else "is an id, no name; --names FILE tells it, by a line"
     if says:
         line = line_of(kind, name, "EMAIL" if kind == "user" else "NAME")
-        row.faults.append(f"{column or row.title(kind)} {name!r} {says}: {line}")
-        return None
+        raise ValueError(f"{column or row.title(kind)} {name!r} {says}: {line}")
     return str(name)
 
 
@@ -1842,7 +1843,7 @@ def complain(export: Export) -> None:
     """Say which rows were rejected, and why."""
     for reject in export.rejects:
         log.error("line %s: %s", reject.line, reject.fault)
-        log.info("    %s", ", ".join(map(str, reject.row.cells if reject.row else ())))
+        log.info("    %s", ", ".join(map(str, reject.row.cells.values() if reject.row else ())))
 
 
 def bring(export: Export, api: Api) -> collections.Counter[str]:
@@ -1940,7 +1941,7 @@ def reporting(export: Export) -> Iterator[None]:
         try:
             yield
         finally:
-            rows = [dict(zip(r.row.sheet.titles, r.row.cells)) if r.row else {} for r in export.rejects]
+            rows = [reject.row.cells if reject.row else {} for reject in export.rejects]
             columns = list(dict.fromkeys(name for row in rows for name in row if row[name] is not None))
             written = csv.writer(file)
             written.writerow(["line", "reason", *columns])
