@@ -1009,13 +1009,14 @@ class Export:
         self.options, self.person, self.read, self.skipped = options, "", 0, 0
         self.rows: list[Entry] = []
         self.rejects: list[Entry] = []
-        self.by_key: dict[str, tuple[object, ...]] = {}
-        self.before: collections.Counter[object] = collections.Counter()  # rows without ids of earlier sources
-        self.now: collections.Counter[object] = collections.Counter()  # the same of this one
+        self.said: dict[object, tuple[object, ...]] = {}  # by key; of rows without one by how often they came
 
-    def take_all(self, rows: Iterable[Row]) -> None:
-        """Take every row of a source. Two sources may overlap: what an earlier one said already is said once."""
-        self.now.clear()
+    def take(self, rows: Iterable[Row]) -> None:
+        """Sort in every row of a source. Two sources may overlap: what an earlier one said already is said once.
+
+        :raise Stop: the source is another tracker's, or --user would make one person of two
+        """
+        count: collections.Counter[object] = collections.Counter()
         for row in rows:
             self.read += 1
             self.feed = self.feed or row.sheet.feed
@@ -1024,32 +1025,25 @@ class Export:
             said = interpret(row, self.options)
             if said is None:
                 self.skipped += 1
-            else:
-                self.take(said)
-        self.before |= self.now
-
-    def take(self, said: Entry) -> None:
-        """Sort a row in. :raise Stop: --user would make one person of two."""
-        self.person = self.person or said.person
-        if self.options.user and said.person and said.person != self.person:
-            names = f"There are rows of {self.person} and of {said.person}"
-            raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
-        if self.options.add_only and not said.seconds:
-            said = said._replace(seconds=None)
-        alike, again = (*said[:8], said.fault), False
-        if not said.key:
-            self.now[alike] += 1
-            again = self.now[alike] <= self.before[alike]
-        elif not said.fault and (first := self.by_key.setdefault(said.key, alike)) is not alike:
-            again = first == alike
-            why = f"{said.key} is the key of an earlier row, which says something else; one of the two must be wrong"
-            said = said if again else said._replace(seconds=None, fault=why)
-        if again:
-            self.skipped += 1
-            return
-        self.rows.append(said)
-        if said.fault:
-            self.rejects.append(said)
+                continue
+            self.person = self.person or said.person
+            if self.options.user and said.person and said.person != self.person:
+                names = f"There are rows of {self.person} and of {said.person}"
+                raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
+            if self.options.add_only and not said.seconds:
+                said = said._replace(seconds=None)
+            alike = (*said[:8], said.fault)
+            count[alike] += 1
+            first = self.said.setdefault(said.key if said.key and not said.fault else (alike, count[alike]), alike)
+            if first is not alike and first == alike:
+                self.skipped += 1
+                continue
+            if first is not alike:
+                why = "is the key of an earlier row, which says something else; one of the two must be wrong"
+                said = said._replace(seconds=None, fault=f"{said.key} {why}")
+            self.rows.append(said)
+            if said.fault:
+                self.rejects.append(said)
 
     def covered(self, held: list[Entry]) -> set[str]:
         """The keys of held entries that the input says all about: of its days, or of all of a window.
@@ -1721,20 +1715,18 @@ class Api:
 
         A chunk that is too large for the API (413) is halved. :raise Stop: 70, a row got no result.
         """
-        if len(rows) > 1000:
-            return [result for n in range(0, len(rows), 1000) for result in self.upload(rows[n : n + 1000], dry_run)]
-        if not rows:
-            return []
-        query = "?dry_run=1" if dry_run else ""
-        status, _, answer = self.call("/timesheets/upload" + query, json.dumps(rows).encode())
-        if status == 413 and len(rows) > 1:
-            middle = len(rows) // 2
-            return self.upload(rows[:middle], dry_run) + self.upload(rows[middle:], dry_run)
-        results = answer.get("results") if isinstance(answer, dict) else None
-        if results is None or [result.get("index") for result in results] != list(range(len(rows))):
-            says = "run again with -v and tell its makers."
-            raise Stop(SOFTWARE, f"The API's answer does not account for every row; {says}")
-        return list(results)
+        results, size, query = list[Object](), 1000, "?dry_run=1" if dry_run else ""
+        while chunk := rows[len(results) : len(results) + size]:
+            status, _, answer = self.call("/timesheets/upload" + query, json.dumps(chunk).encode())
+            if status == 413 and len(chunk) > 1:
+                size = (len(chunk) + 1) // 2
+                continue
+            found = answer.get("results") if isinstance(answer, dict) else None
+            if found is None or [result.get("index") for result in found] != list(range(len(chunk))):
+                says = "run again with -v and tell its makers."
+                raise Stop(SOFTWARE, f"The API's answer does not account for every row; {says}")
+            results += found
+        return results
 
     def held(self, first: str, last: str) -> list[Entry]:
         """This source's live entries in the window, read page by page."""
@@ -1799,17 +1791,15 @@ OUTCOMES = ("created", "updated", "unchanged", "rejected", "skipped")
 def run(options: argparse.Namespace) -> int:
     """The whole job -> the exit status."""
     export, deadline = Export(options), clock() + DEADLINE
-    if options.print:
-        env = environment(options)
-        with reporting(export):
-            read(export, env, deadline)
-            show(export)
-    else:
+    if not options.print:
         options.state = state_folder(options)
-        env = environment(options)
-        settings = read_settings(env)
-        with reporting(export), only_one(options.state):
-            read(export, env, deadline)
+    env = environment(options)
+    settings = {} if options.print else read_settings(env)
+    with reporting(export), contextlib.nullcontext() if options.print else only_one(options.state):
+        read(export, env, deadline)
+        if options.print:
+            show(export)
+        else:
             account(export, bring(export, Api(settings, options.state, deadline)))
     return REJECTED if export.rejects else OK
 
@@ -1825,7 +1815,7 @@ def read(export: Export, env: Headers, deadline: float) -> None:
             with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
                 content = sys.stdin.buffer.read() if source == "-" else pathlib.Path(source).read_bytes()
             rows = read_file(content, export.options)
-        export.take_all(rows)
+        export.take(rows)
     log.info("read %s", many(export.read, "row"))
 
 
