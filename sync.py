@@ -113,6 +113,7 @@ WORDED = re.compile(  # 1h 30m, 90 min, 1,5 h, 1h30, 2 Std., PT1H30M
     r"\s*(?:(\d+)(?:\.\d+)?\s*(?:s|secs?|seconds?|sek)\.?)?",
     re.ASCII | re.IGNORECASE,
 )
+NUMBER = re.compile(r"\d{1,12}", re.ASCII)
 PLAIN = re.compile(r"-?(?:\d+(?:[.,]\d*)?|[.,]\d+)", re.ASCII)
 GROUPED = re.compile(r"-?\d{1,3}(?:(?:\.\d{3})+,|(?:,\d{3})+\.)\d*", re.ASCII)
 HOURS, MINUTES, SECONDS = 3600, 60, 1
@@ -727,7 +728,7 @@ def unfinished(data: Json, headers: Headers, count: int, pages: int = 1) -> str:
     said = beside(data, headers)
     for name, value in said.items():
         inside, _, last = name.rpartition(".")
-        number = int(value) if str(value).isdigit() else 0
+        number = int(value) if NUMBER.fullmatch(str(value)) else 0
         total = last in COUNTS or (last == "total" and (inside in ("meta", "pagination") or PAGING & said.keys()))
         if total and number > count:
             return f"it holds {count} of {many(number, 'entry')}"
@@ -1239,7 +1240,6 @@ def told(change: Change) -> str:
 # failed together do not come back together. It is safe: the API knows each row by its key, and takes it once.
 
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
-SECONDS_ASKED = re.compile(r"\d{1,12}", re.ASCII)
 TRIES, TIMEOUT, DEADLINE, LARGEST = 5, 30, 480, 64 * 1024 * 1024  # seconds for one answer and for the whole run; bytes
 AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, which comes back
 Answer = tuple[int, Headers, bytes]  # status, headers, body
@@ -1287,12 +1287,12 @@ def send(request: Request, deadline: float) -> Answer:
 def pause(headers: Headers, attempt: int) -> float:
     """Seconds to wait before another try: what the server asks for, else a random time that doubles (full jitter)."""
     asked, reset = (headers.get(name) or "" for name in ("Retry-After", "x-ratelimit-reset"))
-    if SECONDS_ASKED.fullmatch(asked):
+    if NUMBER.fullmatch(asked):
         return int(asked)
     with contextlib.suppress(ValueError, TypeError):  # absent, or no date
         return max(0, email.utils.parsedate_to_datetime(asked).timestamp() - clock())
     # Auth0 says when, in seconds since 1970; others say in how many seconds. It matters when no request is left.
-    if SECONDS_ASKED.fullmatch(reset) and headers.get("x-ratelimit-remaining", "0") == "0":
+    if NUMBER.fullmatch(reset) and headers.get("x-ratelimit-remaining", "0") == "0":
         return max(0, int(reset) - clock()) if len(reset) > 9 else int(reset)
     return random.uniform(1, min(60, 2 ** (attempt + 1)))
 

@@ -5673,6 +5673,8 @@ PART = [  # what an answer says beside one row, and what of it says that there a
     ("no-more", '"more": false, "has_more": false, "next": null, "next_page": null, "links": {"next": null}', ""),
     ("last-of-its-pages", '"page": 1, "total_pages": 1, "meta": {"current_page": 1, "last_page": 1}', ""),
     ("sum-of-seconds", '"total": 5400, "totals": [{"totalTime": 5400}]', ""),
+    ("digit-that-is-no-number", '"unit": "²"', ""),
+    ("number-without-end", f'"serial": "{"9" * 5_000}"', ""),
 ]
 # fmt: on
 
