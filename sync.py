@@ -449,7 +449,8 @@ COUNTS = ("total_count", "totalcount", "total_entries", "totalentries", "x-total
 PAGES = ("total_pages", "totalpages", "x-total-pages", "page_count", "last_page")
 PAGING = {"offset", "limit", "page", "per_page", "startat", "maxresults"}  # beside these, `total` counts entries
 UNFINISHED = {"more": "true", "has_more": "true", "hasmore": "true", "hasnextpage": "true", "last-page": "false"}
-NEXT = ("next", "links.next", "meta.next", "metadata.next", "paging.next", "_links.next")  # or .href inside
+# Where a next page is named, by itself or as .href; `next link` is that of a Link header (RFC 8288).
+NEXT = ("next link", "next", "links.next", "meta.next", "metadata.next", "paging.next", "_links.next")
 Json = Any  # what json.loads makes
 Object = dict[str, Json]
 Headers = Mapping[str, str]
@@ -587,7 +588,7 @@ def read_file(content: bytes, options: argparse.Namespace) -> Iterable[Row]:
     data = as_json(text)
     if data is None:
         return read_csv(lines, options)
-    if lacking := unfinished(data, {}, len(listed(data))):
+    if lacking := unfinished(beside(data, {}), len(listed(data))):
         raise Stop(NO_INPUT, f"The input is only a part: {lacking}. Nothing of it was uploaded.")
     return read_json(listed(data), options)
 
@@ -723,9 +724,15 @@ def listed(data: Json) -> list[Json]:
     return [data] if rows == inside else rows
 
 
-def unfinished(data: Json, headers: Headers, count: int, pages: int = 1) -> str:
+def beside(data: Json, headers: Headers) -> Object:
+    """What an answer says beside its rows, in its body and its headers; names in small letters."""
+    said = flat(data) if isinstance(data, dict) else {}
+    said = {name.casefold(): value for name, value in (*said.items(), *headers.items())}
+    return {**said, "next link": linked(headers)}
+
+
+def unfinished(said: Object, count: int, pages: int = 1) -> str:
     """Why an answer of `count` rows in so many pages is not all, in its own words; "" if it does not say so."""
-    said = beside(data, headers)
     for name, value in said.items():
         inside, _, last = name.rpartition(".")
         number = int(value) if NUMBER.fullmatch(str(value)) else 0
@@ -736,28 +743,21 @@ def unfinished(data: Json, headers: Headers, count: int, pages: int = 1) -> str:
             return f"it says {name}: {value}"
         if last in PAGES and number > pages:
             return f"it has {value} pages"
-    named = said.get("next_page") or said.get("nextpagetoken") or next_page(data, headers, "")
+    named = said.get("next_page") or said.get("nextpagetoken") or next_page(said, "")
     return "it names a next page" if named else ""
 
 
-def next_page(data: Json, headers: Headers, here: str) -> str:
-    """The next page's address as most APIs say it: in a Link header (RFC 8288), or as one of NEXT. "" on the last one.
+def next_page(said: Object, here: str) -> str:
+    """The next page's address as most APIs say it, which is one of NEXT; "" on the last one.
 
     :raise Stop: it is no address, or on another host, which must learn no secrets
     """
+    named = next(filter(None, (said.get(f"{name}{href}") for name in NEXT for href in ("", ".href"))), "")
     with or_stop(NO_INPUT, "The tracker names a next page without an address.", ValueError, TypeError, AttributeError):
-        said = beside(data, headers)
-        named = linked(headers), *(said.get(f"{name}{href}") for name in NEXT for href in ("", ".href"))
-        following = str(urllib.parse.urljoin(here, next(filter(None, named)))) if any(named) else ""
+        following = str(urllib.parse.urljoin(here, named)) if named else ""
         if here and following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
             raise Stop(NO_INPUT, "The tracker's next page is on another host; its authorization does not follow there.")
     return following
-
-
-def beside(data: Json, headers: Headers) -> Object:
-    """What an answer says beside its rows, in its body and its headers; names in small letters."""
-    said = flat(data) if isinstance(data, dict) else {}
-    return {name.casefold(): value for name, value in (*said.items(), *headers.items())}
 
 
 def linked(headers: Headers) -> str:
@@ -1371,8 +1371,7 @@ class Web(NamedTuple):
         {page} and {offset} in the path count up until a page adds nothing; else the next page is the one that the
         answer names. A `period` is POSTed. :raise Stop: it cannot be had, or says itself that it is not whole
         """
-        counts, url, data = "{page}" in path or "{offset}" in path, "", None
-        told: Headers = {}
+        counts, url, said = "{page}" in path or "{offset}" in path, "", dict[str, Json]()
         rows, asked, seen = list[Json](), list[object](), collections.Counter[str]()
         while True:
             here = url or self.base + path.replace("{page}", str(len(asked) + 1)).replace("{offset}", str(len(rows)))
@@ -1382,8 +1381,9 @@ class Web(NamedTuple):
             status, found, sent = self.ask(here, json.dumps(period).encode() if period else None, len(asked) > 1)
             if status == 404:
                 break
-            data, told = as_json(sent.decode("utf-8-sig", "surrogateescape")), found
-            url, cursor = next_page(data, told, here), period and told.get("X-Next-Row-Number")
+            data = as_json(sent.decode("utf-8-sig", "surrogateescape"))
+            said = beside(data, found)
+            url, cursor = next_page(said, here), period and said.get("x-next-row-number")
             if data is None and (len(asked) > 1 or counts or url):
                 says = "The tracker's answer may have several pages, and not all are JSON; nothing of it was uploaded."
                 raise Stop(NO_INPUT, says)
@@ -1395,7 +1395,7 @@ class Web(NamedTuple):
                 period = {**period, "first_row_number": int(cursor)}
             elif not url and not (counts and new):
                 break
-        if lacking := unfinished(data, told, len(rows), len(asked)):
+        if lacking := unfinished(said, len(rows), len(asked)):
             hint = "" if counts else " If it counts its pages, add {page} to the address, such as &page={page}."
             raise Stop(NO_INPUT, f"The tracker's answer is only a part: {lacking}. Nothing of it was uploaded.{hint}")
         return rows
@@ -1406,7 +1406,9 @@ class Web(NamedTuple):
         for place, value in {**fill, "from": first, "last": last, "to": last + timedelta(days=1)}.items():
             filled = filled.replace(f"{{{place}}}", str(value))
         posted = urllib.parse.urlsplit(self.base + filled).path.endswith(BY_PERIOD)
-        found = self.rows(filled, report_of(first, last) if posted else None)
+        period = {"start_date": str(first), "end_date": str(last), "page_size": 50}
+        period |= {"enrich_response": True, "rounding": 0}  # names beside the ids, and durations that nobody rounded
+        found = self.rows(filled, period if posted else None)
         if not cap or len(found) < cap:
             return found
         if first == last:
@@ -1427,12 +1429,6 @@ def unseen(page: list[Json], seen: collections.Counter[str]) -> list[Json]:
         new += [row] if here[written] > seen[written] else []
     seen |= here
     return new
-
-
-def report_of(first: date, last: date) -> Object:
-    """What Toggl's reports are asked for: names beside the ids, and durations that nobody rounded."""
-    days = {"start_date": first.isoformat(), "end_date": last.isoformat()}
-    return {**days, "enrich_response": True, "rounding": 0, "page_size": 50}
 
 
 def read_headers(name: str, text: str) -> dict[str, str]:
