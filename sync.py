@@ -831,17 +831,11 @@ def began(row: Row, zone: tzinfo | None) -> tuple[str, datetime | None]:
         day = row.read("date", read_date, row.sheet.order)
         clocked = "start" in row.values and TIME.fullmatch(str(row.values["start"]))
         at = row.read("start" if clocked else "time", read_time)
-        return day, moment(day, at) if at else None
+        return day, datetime.fromisoformat(f"{day}T{at}") if at else None
     start = row.read("start", read_moment, row.sheet.order, zone)
     if not start:
         raise row.wrong("start" if "start" in row.sheet.columns else "date", "is empty")
     return start.date().isoformat(), start
-
-
-@remember
-def moment(day: str, at: str) -> datetime:
-    """A day and a time of day together."""
-    return datetime.fromisoformat(f"{day}T{at}")
 
 
 def key_of(row: Row, person: str) -> str:
@@ -899,8 +893,8 @@ def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None)
     :raise ValueError: the end cannot be read, or is none of this start
     """
     if role == "end_time" or TIME.fullmatch(str(row.values[role])):
-        last = row.read("end_date", read_date, row.sheet.order)
-        end = moment(last or day, row.read(role, read_time)).replace(tzinfo=start.tzinfo)
+        last, at = row.read("end_date", read_date, row.sheet.order), row.read(role, read_time)
+        end = datetime.fromisoformat(f"{last or day}T{at}").replace(tzinfo=start.tzinfo)
         if not last and end < start:
             end += timedelta(days=1)
     else:
@@ -1007,9 +1001,10 @@ class Export:
     def __init__(self, options: argparse.Namespace) -> None:
         by_name = TRACKERS.get(options.source[0])
         self.feed = options.feed or (by_name.form.partition("-")[0] if by_name else "")
-        self.options, self.person, self.read, self.skipped = options, "", 0, 0
+        self.options, self.person, self.read = options, "", 0
         self.rows: list[Entry] = []
         self.rejects: list[Entry] = []
+        self.counts: collections.Counter[str] = collections.Counter()  # how many rows ended how
         self.said: dict[object, tuple[object, ...]] = {}  # by key; of rows without one by how often they came
 
     def take(self, rows: Iterable[Row]) -> None:
@@ -1025,7 +1020,7 @@ class Export:
                 raise Stop(USAGE, f"The sources are of {self.feed} and of {row.sheet.feed}; run once for each.")
             said = interpret(row, self.options)
             if said is None:
-                self.skipped += 1
+                self.counts["skipped"] += 1
                 continue
             self.person = self.person or said.person
             if self.options.user and said.person and said.person != self.person:
@@ -1037,7 +1032,7 @@ class Export:
             count[alike] += 1
             first = self.said.setdefault(said.key if said.key and not said.fault else (alike, count[alike]), alike)
             if first is not alike and first == alike:
-                self.skipped += 1
+                self.counts["skipped"] += 1
                 continue
             if first is not alike:
                 why = "is the key of an earlier row, which says something else; one of the two must be wrong"
@@ -1179,18 +1174,10 @@ def guard(
     :raise Stop: 64, with the first lines of the plan and the ways out
     """
 
-    def check(steps: list[Change], limit: int, count: int, does: str, why: str) -> None:
-        if len(steps) > (limit if options.max_delete is None else options.max_delete):
-            lines = "".join(f"\n    {told(step)}" for step in steps[:5])
-            says = f"The plan {does} {len(steps)} of {many(count, 'entry')} that the API holds of these days. {why}"
-            raise Stop(
-                USAGE, f"{says} If it is meant: --max-delete {len(steps)}. Nothing was sent. It begins so:{lines}"
-            )
-
     base = len(covered | {change.old.key for change in changes if change.old})
     lost = [c for c in changes if c.old and (c.sign == "-" or (c.row and c.row.user != c.old.user))]
     why = "Is the input complete, and of the right people?"
-    check(lost, max(5, base // 10), base, "deletes, or gives to another person,", why)
+    limits = [(lost, max(5, base // 10), base, "deletes, or gives to another person,", why)]
     theirs: dict[str, list[Change]] = collections.defaultdict(list)
     for change in changes:
         for user in {entry.user for entry in (change.row, change.old) if entry and change.old}:
@@ -1198,8 +1185,13 @@ def guard(
     why = "Another export of the same person (project, workspace) looks so: give each its --feed NAME."
     for user in {row.user for row in rows if row.seconds and not row.key}:
         count, other = len(theirs[user]), [change for change in theirs[user] if change.sign != "="]
-        if count >= 4:
-            check(other, count // 2, count, "would rewrite", why)
+        limits += [(other, count // 2, count, "would rewrite", why)] if count >= 4 else []
+    for steps, limit, count, does, why in limits:
+        if len(steps) > (limit if options.max_delete is None else options.max_delete):
+            lines = "".join(f"\n    {told(step)}" for step in steps[:5])
+            says = f"The plan {does} {len(steps)} of {many(count, 'entry')} that the API holds of these days. {why}"
+            meant = f"If it is meant: --max-delete {len(steps)}. Nothing was sent. It begins so:{lines}"
+            raise Stop(USAGE, f"{says} {meant}")
     if not options.user and not options.names["user"] and (names := other_spelling(rows, held)):
         lines = f"`{line_of('user', *names)}` to --names FILE; if they are two, `{line_of('user', names[0], names[0])}`"
         why = f"The API holds these hours of {names[0]} already, as {names[1]}'s. If that is one person, add the line"
@@ -1329,7 +1321,6 @@ def persist(what: str, request: Request, deadline: float) -> Answer:
 # An answer is read to its last page, or refused: what is not in it would look deleted. Whatever a tracker says about
 # the rest (a total, a count of pages, a next page) must come true.
 
-SETTINGS = ("TOKEN", "ACCOUNT", "URL")  # after SOURCE_
 ODD = (ValueError, LookupError, TypeError, AttributeError)  # what an answer of another shape leads to
 BY_PERIOD = ("/search/time_entries", "/search/time_entries.csv")  # Toggl's reports are POSTed their days
 
@@ -1456,7 +1447,8 @@ def from_tracker(name: str, env: Headers, options: argparse.Namespace, deadline:
     """Rows of a tracker that is asked by name: those of the window, and of a day more on both sides, because a day
     begins at another time elsewhere. :raise Stop: a setting lacks, or the answer cannot be had whole
     """
-    tracker, given = TRACKERS[name], {what: env.get(f"SOURCE_{what}", "").strip() for what in SETTINGS}
+    tracker = TRACKERS[name]
+    given = {what: env.get(f"SOURCE_{what}", "").strip() for what in ("TOKEN", "ACCOUNT", "URL")}
     given["URL"] = given["URL"] or tracker.base
     if lacking := [f"SOURCE_{what}" for what in tracker.needs.split() if not given[what]]:
         raise Stop(CONFIG, f"{name} needs {' and '.join(lacking)}; docs/trackers.md says where to find it.")
@@ -1598,12 +1590,11 @@ def read_token(status: int, body: bytes, settings: Settings) -> tuple[str, float
     RFC 6749 section 5. Does not check the signature: that is the API's business, to which the token goes unread.
     :raise Stop: what is wrong, what it usually means, and what to do about it.
     """
-    answer = None
-    with contextlib.suppress(ValueError):
+    says = f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}"
+    with or_stop(DENIED, says, ValueError):
         answer = json.loads(body)
-    if not isinstance(answer, dict):
-        says = f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}"
-        raise Stop(DENIED, says)
+        if not isinstance(answer, dict):
+            raise ValueError
     if status != 200:
         said = f"{status} {answer.get('error')}: {answer.get('error_description')}"
         means = next(means for pattern, means in REFUSALS if re.search(pattern, said))
@@ -1764,12 +1755,10 @@ def apply(api: Api, changes: list[Change], dry_run: bool) -> Iterator[tuple[Chan
 
 def uploaded(change: Change) -> Object:
     """The entry of a step as the API takes it."""
-    assert change.row
-    _, _, user, day, project, seconds, note, *_ = change.row
-    worked = round((seconds or 0) / 3600, 4)
+    row, worked = change.row, round(change.row.seconds / 3600, 4)
     return {
-        "external_id": change.key, "user_id": user, "date": day, "project": project, "hours": worked,
-        "description": note,
+        "external_id": change.key, "user_id": row.user, "date": row.day, "project": row.project, "hours": worked,
+        "description": row.note,
     }  # fmt: skip
 
 
@@ -1796,7 +1785,8 @@ def run(options: argparse.Namespace) -> int:
         if options.print:
             show(export)
         else:
-            account(export, bring(export, Api(settings, options.state, deadline)))
+            bring(export, Api(settings, options.state, deadline))
+            account(export)
     return REJECTED if export.rejects else OK
 
 
@@ -1832,9 +1822,9 @@ def complain(export: Export) -> None:
         log.info("    %s", ", ".join(map(str, reject.row.cells.values() if reject.row else ())))
 
 
-def bring(export: Export, api: Api) -> collections.Counter[str]:
-    """Compare with what the API holds, make the plan, check it, apply it -> how many rows ended how."""
-    rows, options = export.rows, export.options
+def bring(export: Export, api: Api) -> None:
+    """Compare with what the API holds, make the plan, check it, apply it."""
+    rows, options, counts = export.rows, export.options, export.counts
     days = [row.day for row in rows if row.day] + list(options.window if options.covers else ())
     keys, feed = {row.key for row in rows} - {""}, f"{export.feed}:"
     own = any(":" not in key for key in keys)  # of an input's own making, so they name no feed
@@ -1848,7 +1838,7 @@ def bring(export: Export, api: Api) -> collections.Counter[str]:
     guard(changes, rows, held, covered, options)
     if held and not rows:
         log.error("The input is empty, so nothing is deleted; of its days the API holds %s.", many(len(held), "entry"))
-    counts = collections.Counter(skipped=export.skipped + sum(not row.seconds and not row.fault for row in rows))
+    counts["skipped"] += sum(not row.seconds and not row.fault for row in rows)
     counts["unchanged"] += sum(change.sign == "=" for change in changes)
     says = "an approved entry stays as it is until its approval is taken back; this row says"
     kept = [(c, "rejected", f"{says}: {told(c._replace(sign=''))}") for c in changes if c.sign == "!"]
@@ -1861,13 +1851,12 @@ def bring(export: Export, api: Api) -> collections.Counter[str]:
             export.rejects.append(change.row._replace(fault=why))
         elif change.old:
             log.error("%s of %s is gone upstream but approved, so it stays", change.old.key, change.old.day)
-    return counts
 
 
-def account(export: Export, counts: collections.Counter[str]) -> None:
+def account(export: Export) -> None:
     """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
     complain(export)
-    counts["rejected"] = len(export.rejects)
+    counts = export.counts + collections.Counter(rejected=len(export.rejects))
     if sum(counts[outcome] for outcome in OUTCOMES) != export.read:
         raise Stop(SOFTWARE, f"{many(export.read, 'row')} read, but these accounted for: {dict(counts)}.")
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (*OUTCOMES, "deleted") if counts[outcome])
@@ -1955,8 +1944,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         "{offset} are filled, with SOURCE_AUTHORIZATION (`Bearer TOKEN`, or `Name: value; Name: value`)")
     add("--feed", metavar="NAME", help="what keys begin with (default: the tracker); two exports of one person that "
         "each hold a part, such as two workspaces, are two feeds")
-    add("--names", metavar="FILE", help="CSV with the columns what (user or project), from (in the tracker) and to (in "
-        "the API; empty: leave out)")
+    add("--names", dest="names_file", metavar="FILE", help="CSV with the columns what (user or project), from (in the "
+        "tracker) and to (in the API; empty: leave out)")
     add("--user", type=str.strip, metavar="EMAIL", help="whose rows these are, for one person's export")
     add("--project", type=str.strip, metavar="NAME", help="the project of all rows, for exports that do not say")
     add("--tz", metavar="ZONE", help="where the person works, if neither row nor tracker says: Europe/Berlin")
@@ -2003,8 +1992,7 @@ def read_options(options: argparse.Namespace) -> argparse.Namespace:
         if strange or options.map.keys() - set(ROLES) or len(options.map.keys() & UNITS) > 1:
             raise Stop(USAGE, f"{says} Of {', '.join(UNITS)} it names one.")
         options.map = {"user" if role == "user_id" else role: column for role, column in options.map.items()}
-    options.names_file = options.names
-    options.names = read_names(options.names or "")
+    options.names = read_names(options.names_file or "")
     return options
 
 
