@@ -517,7 +517,7 @@ class Entry(NamedTuple):
     approved: bool = False
     line: int = 0  # where the row stands; 0 for what the API holds
     fault: str = ""  # why the row is rejected
-    row: Row | None = None  # kept for --rejects
+    cells: Object = {}  # kept for --rejects
 
 
 def recognise(kind: str, titles: Headers, options: argparse.Namespace) -> Sheet:
@@ -772,7 +772,7 @@ def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
     Of a row at fault it says what could be read, which protects what the API holds.
     """
     if row.fault:
-        return Entry(line=row.line, fault=row.fault, row=row)
+        return Entry(line=row.line, fault=row.fault, cells=row.cells)
     if is_sum(row):
         return None
     faults: list[str] = []
@@ -802,7 +802,7 @@ def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
         worked = 0
     person, fault = short(person.casefold()), "; ".join(faults)
     told = user or "", day, project or "", None if fault else worked, note, False
-    return Entry(key_of(row, person), person, *told, row.line, fault, row if options.rejects or fault else None)
+    return Entry(key_of(row, person), person, *told, row.line, fault, row.cells if options.rejects or fault else {})
 
 
 def is_sum(row: Row) -> bool:
@@ -999,9 +999,7 @@ class Export:
     """What the sources say, taken row by row, and the count of all rows."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        by_name = TRACKERS.get(options.source[0])
-        self.feed = options.feed or (by_name.form.partition("-")[0] if by_name else "")
-        self.options, self.person, self.read = options, "", 0
+        self.options, self.feed, self.person, self.read = options, options.feed or "", "", 0
         self.rows: list[Entry] = []
         self.rejects: list[Entry] = []
         self.counts: collections.Counter[str] = collections.Counter()  # how many rows ended how
@@ -1237,16 +1235,6 @@ AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, w
 Answer = tuple[int, Headers, bytes]  # status, headers, body
 
 
-class Request(NamedTuple):
-    """What is asked for. Every try makes a request of its own of it: urllib writes the proxy into the one it sends,
-    and would send it a second time to the proxy itself, in clear text.
-    """
-
-    url: str
-    headers: dict[str, str]
-    body: bytes | None = None
-
-
 def safe_url(name: str, url: str) -> str:
     """An https address, or http on this machine. :raise Stop: any other."""
     with or_stop(CONFIG, f"{name} is not a web address that can be used; it must hold no password.", ValueError):
@@ -1258,22 +1246,26 @@ def safe_url(name: str, url: str) -> str:
     return url
 
 
-def send(request: Request, deadline: float) -> Answer:
-    """One request, once -> its answer, whatever the status. :raise OSError, HTTPException: no answer."""
-    here = LOOPBACK.fullmatch(urllib.parse.urlsplit(request.url).hostname or "")
+def send(url: str, headers: dict[str, str], body: bytes | None, deadline: float) -> Answer:
+    """Ask once -> the answer, whatever the status. :raise OSError, HTTPException: no answer.
+
+    Every try makes a request of its own: urllib writes the proxy into the one it sends, and would send it a second
+    time to the proxy itself, in clear text.
+    """
+    here = LOOPBACK.fullmatch(urllib.parse.urlsplit(url).hostname or "")
     opener = urllib.request.OpenerDirector()  # without a handler for redirects: a token follows nobody elsewhere
     proxy = urllib.request.ProxyHandler({} if here else None)
     for handler in (proxy, urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
         opener.add_handler(handler)
-    body, once = bytearray(), urllib.request.Request(request.url, request.body, request.headers)
-    with opener.open(once, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
+    said, request = bytearray(), urllib.request.Request(url, body, headers)
+    with opener.open(request, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
         while chunk := answer.read1(65_536):
-            body += chunk
-            if len(body) > LARGEST or clock() > deadline:
+            said += chunk
+            if len(said) > LARGEST or clock() > deadline:
                 raise OSError("the answer is endless")
         if answer.length:
             raise OSError("the answer was cut off")
-    return answer.status, answer.headers, bytes(body)
+    return answer.status, answer.headers, bytes(said)
 
 
 def pause(headers: Headers, attempt: int) -> float:
@@ -1289,18 +1281,18 @@ def pause(headers: Headers, attempt: int) -> float:
     return random.uniform(1, min(60, 2 ** (attempt + 1)))
 
 
-def persist(what: str, request: Request, deadline: float) -> Answer:
+def persist(what: str, deadline: float, url: str, headers: dict[str, str], body: bytes | None) -> Answer:
     """Send until there is an answer worth having: of another status than 5xx and AGAIN, for the caller to judge.
 
     :raise Stop: 75 after TRIES times or at the deadline, or 78 for a certificate that nobody vouches for
     """
-    trouble, host = "", urllib.parse.urlsplit(request.url).netloc
+    trouble, host = "", urllib.parse.urlsplit(url).netloc
     for attempt in range(TRIES):
-        headers: Headers = {}
+        found: Headers = {}
         try:
-            status, headers, body = send(request, deadline)
+            status, found, said = send(url, headers, body, deadline)
             if status < 500 and status not in AGAIN:
-                return status, headers, body
+                return status, found, said
             trouble = f"{what} at {host} answered {status}"
         except (OSError, http.client.HTTPException) as fault:
             reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
@@ -1308,7 +1300,7 @@ def persist(what: str, request: Request, deadline: float) -> Answer:
                 raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({reason.verify_message}).") from None
             hint = "; is that its name?" if isinstance(reason, socket.gaierror) else ""
             trouble = f"{what} at {host} cannot be reached ({reason}{hint})"
-        wait = pause(headers, attempt)
+        wait = pause(found, attempt)
         if attempt + 1 == TRIES or clock() + wait > deadline:
             break
         log.info("%s; trying again in %.0f s", trouble, wait)
@@ -1336,8 +1328,8 @@ class Web(NamedTuple):
         """One answer. :raise Stop: it cannot be had; but a 404 after the last page is how Kimai ends."""
         headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
         headers |= {"Content-Type": "application/json"} if body else {}
-        request = Request(safe_url("SOURCE", url), {**headers, **self.headers}, body)
-        status, found, text = persist("The tracker", request, self.deadline)
+        headers |= self.headers
+        status, found, text = persist("The tracker", self.deadline, safe_url("SOURCE", url), headers, body)
         if status == 200 or (status == 404 and after_last):
             return status, found, text
         said = self.without_secrets(SPACES.sub(" ", text.decode(errors="replace")).strip())
@@ -1383,7 +1375,8 @@ class Web(NamedTuple):
             new = unseen(listed(data), seen)
             rows += new
             if period and cursor:
-                period = {**period, "first_row_number": int(cursor)}
+                with or_stop(NO_INPUT, "The tracker names a next page by no number.", ValueError):
+                    period = {**period, "first_row_number": int(cursor)}
             elif not url and not (counts and new):
                 break
         if lacking := unfinished(said, len(rows), len(asked)):
@@ -1555,8 +1548,8 @@ def read_env_file(path: str) -> Settings:
     return env
 
 
-def token_request(settings: Settings) -> Request:
-    """Build the request for a token; the secret goes into its body and nowhere else.
+def token_request(settings: Settings) -> tuple[str, bytes]:
+    """Build the request for a token -> (address, body); the secret goes into its body and nowhere else.
 
     Auth0 goes by `audience`; others ignore that (RFC 6749 section 3.2) and go by `scope` or `resource` (RFC 8707).
     """
@@ -1564,7 +1557,7 @@ def token_request(settings: Settings) -> Request:
     form |= {"client_secret": settings["AUTH0_CLIENT_SECRET"], "audience": settings["AUTH0_AUDIENCE"]}
     form |= {"scope": settings["TOKEN_SCOPE"], "resource": settings["TOKEN_RESOURCE"]}
     form = {name: value for name, value in form.items() if value}  # some refuse `resource` as such
-    return Request(settings["TOKEN_URL"], {}, urllib.parse.urlencode(form).encode())
+    return settings["TOKEN_URL"], urllib.parse.urlencode(form).encode()
 
 
 ADD_SCOPE = (
@@ -1645,7 +1638,8 @@ def get_token(settings: Settings, folder: str, deadline: float, fresh: bool = Fa
     kept = {} if fresh else recall(path, "a token")
     if kept.get("expires", 0) - 60 > clock():
         return str(kept["token"]), False
-    status, _, body = persist("The token endpoint", token_request(settings), deadline)
+    url, form = token_request(settings)
+    status, _, body = persist("The token endpoint", deadline, url, {}, form)
     token, expires = read_token(status, body, settings)
     log.info("token ok, good for %.0f minutes", (expires - clock()) / 60)
     try:
@@ -1675,8 +1669,8 @@ class Api:
         """
         while True:
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-            request = Request(self.settings["api"] + path, headers, body)
-            status, found, text = persist("The Timesheets API", request, self.deadline)
+            url = self.settings["api"] + path
+            status, found, text = persist("The Timesheets API", self.deadline, url, headers, body)
             if status != 401 or self.new:
                 break
             self.token, self.new = get_token(self.settings, self.folder, self.deadline, fresh=True)
@@ -1697,12 +1691,12 @@ class Api:
         hint = " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets." if status == 404 else ""
         raise Stop(CONFIG, f"The API answered {status}: {detail}{hint}")
 
-    def upload(self, rows: list[Object], dry_run: bool) -> list[Object]:
-        """Upload rows in chunks -> a result each, in order: {"index", "external_id", "status", "id", "errors"}.
+    def upload(self, rows: list[Object], dry_run: bool) -> list[tuple[str, str]]:
+        """Upload rows in chunks -> (status, why it was rejected) of each, in order.
 
         A chunk that is too large for the API (413) is halved. :raise Stop: 70, a row got no result.
         """
-        results, size, query = list[Object](), 1000, "?dry_run=1" if dry_run else ""
+        results, size, query = list[tuple[str, str]](), 1000, "?dry_run=1" if dry_run else ""
         while chunk := rows[len(results) : len(results) + size]:
             status, _, answer = self.call("/timesheets/upload" + query, json.dumps(chunk).encode())
             if status == 413 and len(chunk) > 1:
@@ -1712,7 +1706,9 @@ class Api:
             if found is None or [result.get("index") for result in found] != list(range(len(chunk))):
                 says = "run again with -v and tell its makers."
                 raise Stop(SOFTWARE, f"The API's answer does not account for every row; {says}")
-            results += found
+            for result in found:
+                why = (f"{error['field']} {error['detail']}".strip() for error in result.get("errors") or ())
+                results.append((result["status"], "; ".join(why)))
         return results
 
     def held(self, first: str, last: str) -> list[Entry]:
@@ -1744,13 +1740,13 @@ def apply(api: Api, changes: list[Change], dry_run: bool) -> Iterator[tuple[Chan
     goes = [(change, change.old.key if change.old else change.key) for change in changes if change.sign in "-~"]
     goes = [(change, key) for change, key in goes if change.sign == "-" or key != change.key]
     results = api.upload([{"external_id": key, "deleted": True} for _, key in goes], dry_run)
-    stays = {key for (_, key), result in zip(goes, results) if result["status"] == "rejected"}
+    stays = {key for (_, key), (status, _) in zip(goes, results) if status == "rejected"}
     for (change, key), result in zip(goes, results):
         if change.sign == "-" or key in stays:
-            yield change, result["status"], reasons(result)
+            yield change, *result
     sent = [change for change in changes if change.sign in "+~" and not (change.old and change.old.key in stays)]
-    for change, result in zip(sent, api.upload([uploaded(change) for change in sent], dry_run)):
-        yield change, "updated" if change.old and result["status"] == "created" else result["status"], reasons(result)
+    for change, (status, why) in zip(sent, api.upload([uploaded(change) for change in sent], dry_run)):
+        yield change, "updated" if change.old and status == "created" else status, why
 
 
 def uploaded(change: Change) -> Object:
@@ -1760,11 +1756,6 @@ def uploaded(change: Change) -> Object:
         "external_id": change.key, "user_id": row.user, "date": row.day, "project": row.project, "hours": worked,
         "description": row.note,
     }  # fmt: skip
-
-
-def reasons(result: Object) -> str:
-    """Why the API rejected a row."""
-    return "; ".join(f"{error['field']} {error['detail']}".strip() for error in result.get("errors") or ())
 
 
 # ---- The run: read, plan, apply, account ----
@@ -1819,7 +1810,7 @@ def complain(export: Export) -> None:
     """Say which rows were rejected, and why."""
     for reject in export.rejects:
         log.error("line %s: %s", reject.line, reject.fault)
-        log.info("    %s", ", ".join(map(str, reject.row.cells.values() if reject.row else ())))
+        log.info("    %s", ", ".join(map(str, reject.cells.values())))
 
 
 def bring(export: Export, api: Api) -> None:
@@ -1916,12 +1907,12 @@ def reporting(export: Export) -> Iterator[None]:
         try:
             yield
         finally:
-            rows = [reject.row.cells if reject.row else {} for reject in export.rejects]
-            columns = list(dict.fromkeys(name for row in rows for name in row if row[name] is not None))
+            cells = (cell for reject in export.rejects for cell in reject.cells.items())
+            columns = list(dict.fromkeys(name for name, cell in cells if cell is not None))
             written = csv.writer(file)
             written.writerow(["line", "reason", *columns])
-            for reject, row in zip(export.rejects, rows):
-                written.writerow([reject.line, reject.fault, *map(row.get, columns)])
+            for reject in export.rejects:
+                written.writerow([reject.line, reject.fault, *map(reject.cells.get, columns)])
 
 
 class Parser(argparse.ArgumentParser):
@@ -1978,6 +1969,7 @@ def read_options(options: argparse.Namespace) -> argparse.Namespace:
     by_name = options.source[0] in TRACKERS
     if by_name:
         options.format, options.map = TRACKERS[options.source[0]].form, None
+        options.feed = options.feed or options.format.partition("-")[0]
     if len(options.source) > 1 and TRACKERS.keys() & set(options.source):
         raise Stop(USAGE, "A tracker that is asked by name is the only SOURCE of a run; ./NAME would be a file.")
     if options.feed and not re.fullmatch(r"[\w.-]{1,40}", options.feed):

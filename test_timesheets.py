@@ -6518,9 +6518,9 @@ ISSUERS = [  # what docs/auth0.md says to set, where the secret goes then, and w
 def test_each_issuer_is_asked_in_its_own_words(env, where, asked):
     """`scope` and `resource` are sent only when they are set; the audience always is."""
     env = {"AUTH0_AUDIENCE": AUDIENCE, "AUTH0_CLIENT_ID": "job", "AUTH0_CLIENT_SECRET": "s", **env}
-    request = sync.token_request(sync.read_settings({**env, "TIMESHEETS_URL": "https://api.example"}))
+    url, body = sync.token_request(sync.read_settings({**env, "TIMESHEETS_URL": "https://api.example"}))
     form = {"grant_type": "client_credentials", "client_id": "job", "client_secret": "s", "audience": AUDIENCE, **asked}
-    assert (request.url, dict(urllib.parse.parse_qsl(request.body.decode(), True))) == (where, form)
+    assert (url, dict(urllib.parse.parse_qsl(body.decode(), True))) == (where, form)
 
 
 @pytest.mark.parametrize(
@@ -7549,6 +7549,7 @@ PORTION = "only a part"
         pytest.param("kimai", first_page_always, 66, PORTION, id="page-is-ignored"),
         pytest.param("solidtime", first_page_always, 66, PORTION, id="offset-is-ignored"),
         pytest.param("tempo", first_page_always, 66, "circle", id="next-page-is-the-first"),
+        pytest.param("toggl-reports", told(X_Next_Row_Number="soon"), 66, "by no number", id="cursor-is-no-number"),
         pytest.param("kimai", endless_without_totals, 0, "50 created", id="page-is-ignored-and-no-total"),
     ],
 )
