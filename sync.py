@@ -470,18 +470,25 @@ class Sheet(NamedTuple):
 
 
 class Row:
-    """One record of the input, {column: cell}."""
+    """One record of the input, {column: cell}. What is wrong with it is noted, and the reading goes on."""
 
-    __slots__ = ("cells", "fault", "line", "sheet", "values")
+    __slots__ = ("cells", "faults", "line", "sheet", "values")
 
     def __init__(self, sheet: Sheet, line: int, cells: Object, fault: str = "") -> None:
-        self.sheet, self.line, self.cells, self.fault = sheet, line, cells, fault
+        self.sheet, self.line, self.cells, self.faults = sheet, line, cells, [fault] if fault else []
         self.values: Object = {}  # by role, the first of its columns that is filled; some write nothing as `-`
         for role, columns in sheet.columns.items():
             for column in columns:
                 if (value := cells.get(column)) not in EMPTY:
                     self.values[role] = value
                     break
+
+    def part(self, reader: Callable[..., Json], *more: object) -> Json:
+        """What a reader makes of a part of the row; None where that is at fault."""
+        try:
+            return reader(self, *more)
+        except ValueError as fault:
+            return self.faults.append(str(fault))
 
     def title(self, role: str) -> str:
         """The name of a role's column, as the input has it."""
@@ -496,9 +503,9 @@ class Row:
         value = self.values.get(role)
         if value is None:
             return None
-        if isinstance(value, list):
-            raise self.wrong(role, "is a list")
         try:
+            if isinstance(value, list):
+                raise ValueError("is a list")
             return reader(value if role == "duration" else str(value), *more)
         except ValueError as fault:
             raise self.wrong(role, fault) from None
@@ -654,7 +661,7 @@ def records(lines: list[str], titles: list[str], delimiter: str, place: int) -> 
             says = f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
             reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
         if cells:
-            yield line, dict(zip(titles, [*map(str.strip, cells), *empty])), says
+            yield line, dict(zip(titles, map(str.strip, cells + empty))), says
 
 
 def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> Iterator[Row]:
@@ -771,36 +778,27 @@ def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
 
     Of a row at fault it says what could be read, which protects what the API holds.
     """
-    if row.fault:
-        return Entry(line=row.line, fault=row.fault, cells=row.cells)
+    if row.faults:
+        return Entry(line=row.line, fault=row.faults[0], cells=row.cells)
     if is_sum(row):
         return None
-    faults: list[str] = []
-
-    def part(reader: Callable[..., Json], *more: object) -> Json:
-        """What a part of the row says; None with a fault, which is noted, and the reading goes on."""
-        try:
-            return reader(row, *more)
-        except ValueError as fault:
-            return faults.append(str(fault))
-
-    zone = part(Row.read, "zone", read_zone) if "zone" in row.values else row.sheet.zone
-    day, start = (None if faults else part(began, zone)) or ("", None)
+    zone = row.part(Row.read, "zone", read_zone) if "zone" in row.values else row.sheet.zone
+    day, start = (None if row.faults else row.part(began, zone)) or ("", None)
     if options.window and day and not options.window[0] <= day <= options.window[1]:
         return None
-    person = part(person_of, options) or ""
-    user = part(name_of, "user", person, options) if person else None
-    worked = part(worked_time, day, start, zone) if day else None
-    project = part(name_of, "project", options.project, options) if worked else None
+    person = row.part(person_of, options) or ""
+    user = row.part(name_of, "user", person, options) if person else None
+    worked = row.part(worked_time, day, start, zone) if day else None
+    project = row.part(name_of, "project", options.project, options) if worked else None
     note = row.values.get("description")
     note = SPACES.sub(" ", note).strip() if isinstance(note, str) else ""
     said = f"{user}{project}{note}"
     if not said.isascii() and UNDECODED.search(said):
         column = next((name for name, cell in row.cells.items() if UNDECODED.search(str(cell))), "--project")
-        faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
+        row.faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
     if user == "" or project == "":  # --names leaves them out
         worked = 0
-    person, fault = short(person.casefold()), "; ".join(faults)
+    person, fault = short(person.casefold()), "; ".join(row.faults)
     told = user or "", day, project or "", None if fault else worked, note, False
     return Entry(key_of(row, person), person, *told, row.line, fault, row.cells if options.rejects or fault else {})
 
@@ -818,8 +816,8 @@ def is_sum(row: Row) -> bool:
 def person_of(row: Row, options: argparse.Namespace) -> str:
     """Whose row it is, as the export writes it, or as --user says where it does not. :raise ValueError: nobody does."""
     said = row.values
-    names = [str(said[role]) for role in ("first_name", "last_name") if role in said]
-    person = said.get("user") or " ".join(names) or options.user
+    person = said.get("user") or " ".join(str(said[role]) for role in ("first_name", "last_name") if role in said)
+    person = person or options.user
     if not person:
         raise row.wrong("user", "is empty; --user EMAIL says whose the row is")
     return str(person)
@@ -861,7 +859,7 @@ def worked_time(row: Row, day: str, start: datetime | None, zone: tzinfo | None)
     nobody means more, or a spreadsheet's fraction of a day (0.0625 for 1:30).
     """
     said, columns = row.values, row.sheet.columns
-    if "gone" in said or str(said.get("type")).casefold() in NO_WORK:
+    if "gone" in said or ("type" in said and str(said["type"]).casefold() in NO_WORK):
         return 0
     end = "end" if "end" in columns else "end_time" if "end_time" in columns else ""
     if str(said.get("running")) in ("True", "current") or (end and end not in said):
@@ -894,7 +892,8 @@ def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None)
     """
     if role == "end_time" or TIME.fullmatch(str(row.values[role])):
         last, at = row.read("end_date", read_date, row.sheet.order), row.read(role, read_time)
-        end = datetime.fromisoformat(f"{last or day}T{at}").replace(tzinfo=start.tzinfo)
+        end = datetime.fromisoformat(f"{last or day}T{at}")
+        end = end.replace(tzinfo=start.tzinfo) if start.tzinfo else end
         if not last and end < start:
             end += timedelta(days=1)
     else:
@@ -902,7 +901,7 @@ def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None)
     if (start.tzinfo is None) != (end.tzinfo is None):
         raise row.wrong(role, "and the start must both say their zone, or neither")
     if start.tzinfo is None and zone:  # a night when the clocks change counts as long as it was
-        start, end = start.replace(tzinfo=zone), end.replace(tzinfo=zone)
+        start, end = start - zone.utcoffset(start), end - zone.utcoffset(end)
     took = round(end.timestamp() - start.timestamp() if start.tzinfo else (end - start).total_seconds())
     if took < 0:
         raise row.wrong(role, "is before the start")
@@ -951,7 +950,7 @@ def name_of(row: Row, kind: str, default: str | None, options: argparse.Namespac
     if kind == "user" and options.user:
         return spelled(options.user)
     columns, names = row.sheet.columns.get(kind, ()), row.sheet.names
-    written = (kind, str(default), *[str(row.cells.get(column)) for column in columns])
+    written = (kind, default, *map(str, map(row.cells.get, columns)))
     if written not in names:
         cells = [(column, row.cells.get(column)) for column in columns]
         called = [
@@ -1010,7 +1009,7 @@ class Export:
 
         :raise Stop: the source is another tracker's, or --user would make one person of two
         """
-        count: collections.Counter[object] = collections.Counter()
+        count: dict[object, int] = collections.defaultdict(int)
         for row in rows:
             self.read += 1
             self.feed = self.feed or row.sheet.feed
@@ -1801,8 +1800,8 @@ def show(export: Export) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     written = json.JSONEncoder(ensure_ascii=False).encode
-    for change in match([row for row in export.rows if row.seconds], [], set(), export.feed):
-        print(written(uploaded(change)))
+    changes = match([row for row in export.rows if row.seconds], [], set(), export.feed)
+    sys.stdout.writelines(written(uploaded(change)) + "\n" for change in changes)
     complain(export)
 
 
