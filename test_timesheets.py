@@ -5760,6 +5760,12 @@ ONE = '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": %s}]'
         pytest.param((ONE % 3).replace('"x"', "0"), 65, 0, "line 1: user_id is ", id="user-zero"),
         pytest.param(HEADER + "x,2026-11-02,P,long\n", 65, 0, "line 2: hours 'long' is no duration", id="duration"),
         pytest.param(HEADER + "x,2026-11-02junk,P,2\n", 65, 0, "is not a date", id="date-with-a-tail"),
+        pytest.param(HEADER + "x,,P,2\n", 65, 0, "line 2: date is empty", id="no-date"),
+        pytest.param((ONE % 1).replace("2026-11-02", "03/04/2026"), 65, 0, "can be read two ways; --date", id="which-way"),
+        pytest.param(
+            '[{"id": 1, "user_id": "k@x", "start": null, "end": "2026-11-02T09:00:00Z", "organization_id": 3}]',
+            65, 0, "line 1: start is empty", id="no-start",
+        ),
         pytest.param(HEADER + "x,2026-11-02,P\n", 65, 0, "line 2: hours is empty", id="short-row"),
         pytest.param(HEADER + "x,2026-11-02,P,0\n\n , , ,\n", 0, 0, "", id="nothing-to-take"),
         pytest.param("[" + (ONE % 1)[1:-1] + ", 5]", 66, 0, "Row 2", id="no-object"),
@@ -5783,6 +5789,10 @@ def test_two_exports_that_overlap_count_once(look, tmp_path):
     (tmp_path / "again").write_text(EXPORT)
     status, entries, _ = look(twice, tmp_path / "again")
     assert (status, [entry.partition("|")[0][-1] for entry in entries]) == (0, ["1", "2"])
+    bad = "external_id," + HEADER + "k1,x,2026-11-02,P,long\n"
+    (tmp_path / "again").write_text(bad)
+    status, entries, said = look(bad, tmp_path / "again")
+    assert (status, entries, said.count("line 2: ")) == (65, [], 1)
     (tmp_path / "again").write_text(EXPORTS["kimai"][0])
     status, entries, said = look(EXPORT, tmp_path / "again")
     assert (status, entries) == (64, []) and "The sources are of kimai and of toggl; run once for each." in said
