@@ -824,12 +824,15 @@ def person_of(row: Row, options: argparse.Namespace) -> str:
 
 
 def began(row: Row, zone: tzinfo | None) -> tuple[str, datetime | None]:
-    """(calendar day, start) of a row; no start without a time. :raise ValueError: they cannot be read."""
+    """(calendar day, start) of a row; no start without a time, and no day where one of them is at fault.
+
+    :raise ValueError: neither a day nor a start is there, or the start cannot be read
+    """
     if "date" in row.values:
-        day = row.read("date", read_date, row.sheet.order)
+        day = row.part(Row.read, "date", read_date, row.sheet.order)
         clocked = "start" in row.values and TIME.fullmatch(str(row.values["start"]))
-        at = row.read("start" if clocked else "time", read_time)
-        return day, datetime.fromisoformat(f"{day}T{at}") if at else None
+        at = row.part(Row.read, "start" if clocked else "time", read_time)
+        return ("" if row.faults else day), (datetime.fromisoformat(f"{day}T{at}") if day and at else None)
     start = row.read("start", read_moment, row.sheet.order, zone)
     if not start:
         raise row.wrong("start" if "start" in row.sheet.columns else "date", "is empty")

@@ -5730,6 +5730,11 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(look):
             {5: "caf\udce9"}, "line 2: Description is not UTF-8; export as CSV UTF-8, or as JSON", id="latin-1"
         ),
         pytest.param(
+            {7: "2026-02-30", 8: "25:00"},
+            "line 2: Start date '2026-02-30' is no date when read as YMD; Start time '25:00' is not a time of day",
+            id="date-and-time",
+        ),
+        pytest.param(
             {3: "", 8: "25:00", 1: "", 0: ""},
             "line 2: Start time '25:00' is not a time of day; Email is empty; --user EMAIL says whose the row is",
             id="several-faults",
