@@ -113,6 +113,7 @@ WORDED = re.compile(  # 1h 30m, 90 min, 1,5 h, 1h30, 2 Std., PT1H30M
     r"\s*(?:(\d+)(?:\.\d+)?\s*(?:s|secs?|seconds?|sek)\.?)?",
     re.ASCII | re.IGNORECASE,
 )
+NUMBER = re.compile(r"\d{1,12}", re.ASCII)
 PLAIN = re.compile(r"-?(?:\d+(?:[.,]\d*)?|[.,]\d+)", re.ASCII)
 GROUPED = re.compile(r"-?\d{1,3}(?:(?:\.\d{3})+,|(?:,\d{3})+\.)\d*", re.ASCII)
 HOURS, MINUTES, SECONDS = 3600, 60, 1
@@ -448,7 +449,8 @@ COUNTS = ("total_count", "totalcount", "total_entries", "totalentries", "x-total
 PAGES = ("total_pages", "totalpages", "x-total-pages", "page_count", "last_page")
 PAGING = {"offset", "limit", "page", "per_page", "startat", "maxresults"}  # beside these, `total` counts entries
 UNFINISHED = {"more": "true", "has_more": "true", "hasmore": "true", "hasnextpage": "true", "last-page": "false"}
-NEXT = ("next", "links.next", "meta.next", "metadata.next", "paging.next", "_links.next")  # or .href inside
+# Where a next page is named, by itself or as .href; `next link` is that of a Link header (RFC 8288).
+NEXT = ("next link", "next", "links.next", "meta.next", "metadata.next", "paging.next", "_links.next")
 Json = Any  # what json.loads makes
 Object = dict[str, Json]
 Headers = Mapping[str, str]
@@ -459,8 +461,7 @@ class Sheet(NamedTuple):
     """What the rows of one input have in common."""
 
     form: Format
-    titles: list[str]  # the columns, as the input writes them
-    places: dict[str, list[int]]  # where the columns of each role stand
+    columns: dict[str, list[str]]  # of each role, as the input writes them
     feed: str
     names: dict[tuple[str, ...], str]  # what `name_of` found already
     order: str | None = None  # of day, month and year; None if nobody said and nothing proved it
@@ -469,41 +470,45 @@ class Sheet(NamedTuple):
 
 
 class Row:
-    """One record of the input. What is wrong with it is noted, and the reading goes on: all is told at once."""
+    """One record of the input, {column: cell}. What is wrong with it is noted, and the reading goes on."""
 
     __slots__ = ("cells", "faults", "line", "sheet", "values")
 
-    def __init__(self, sheet: Sheet, line: int, cells: list[Json], fault: str = "") -> None:
+    def __init__(self, sheet: Sheet, line: int, cells: Object, fault: str = "") -> None:
         self.sheet, self.line, self.cells, self.faults = sheet, line, cells, [fault] if fault else []
         self.values: Object = {}  # by role, the first of its columns that is filled; some write nothing as `-`
-        for role, places in sheet.places.items():
-            for place in places:
-                if cells[place] not in EMPTY:
-                    self.values[role] = cells[place]
+        for role, columns in sheet.columns.items():
+            for column in columns:
+                if (value := cells.get(column)) not in EMPTY:
+                    self.values[role] = value
                     break
+
+    def part(self, reader: Callable[..., Json], *more: object) -> Json:
+        """What a reader makes of a part of the row; None where that is at fault."""
+        try:
+            return reader(self, *more)
+        except ValueError as fault:
+            return self.faults.append(str(fault))
 
     def title(self, role: str) -> str:
         """The name of a role's column, as the input has it."""
-        return self.sheet.titles[self.sheet.places[role][0]] if role in self.sheet.places else role
+        return self.sheet.columns.get(role, [role])[0]
 
-    def wrong(self, role: str, says: str) -> None:
-        """Note a fault of a column."""
-        self.faults.append(f"{self.title(role)} {says}")
+    def wrong(self, role: str, says: object) -> ValueError:
+        """A fault of a column."""
+        return ValueError(f"{self.title(role)} {says}")
 
     def read(self, role: str, reader: Callable[..., Json], *more: object) -> Json:
-        """A role's value through a reader; None where it is empty or wrong."""
+        """A role's value through a reader; None where it is empty. :raise ValueError: it is wrong."""
         value = self.values.get(role)
-        if isinstance(value, str) or (role == "duration" and isinstance(value, (int, float))):
-            try:
-                return reader(value, *more)
-            except ValueError as fault:
-                self.wrong(role, str(fault))
-        elif isinstance(value, list):
-            self.wrong(role, "is a list")
-        elif value is not None:
-            self.values[role] = str(value)
-            return self.read(role, reader, *more)
-        return None
+        if value is None:
+            return None
+        try:
+            if isinstance(value, list):
+                raise ValueError("is a list")
+            return reader(value if role == "duration" else str(value), *more)
+        except ValueError as fault:
+            raise self.wrong(role, fault) from None
 
 
 class Entry(NamedTuple):
@@ -519,7 +524,7 @@ class Entry(NamedTuple):
     approved: bool = False
     line: int = 0  # where the row stands; 0 for what the API holds
     fault: str = ""  # why the row is rejected
-    row: Row | None = None  # kept for --rejects
+    cells: Object = {}  # kept for --rejects
 
 
 def recognise(kind: str, titles: Headers, options: argparse.Namespace) -> Sheet:
@@ -534,14 +539,12 @@ def recognise(kind: str, titles: Headers, options: argparse.Namespace) -> Sheet:
     fits = [form for form in fits if form.source != "generic"] or fits  # the generic one is what no tracker claims
     if len(fits) != 1:
         raise unknown(kind, titles, fits, known, options)
-    form, columns = fits[0], list(titles)
-    if kind == "json":  # what is empty may be left out
-        columns += [column for named in form.roles.values() for column in named if column not in titles]
-    place = {column: number for number, column in enumerate(columns)}
-    places = {role: [place[column] for column in named if column in place] for role, named in form.roles.items()}
-    places = {role: found for role, found in places.items() if found}
-    written, feed = [titles.get(column, column) for column in columns], options.feed or form.source
-    return Sheet(form, written, places, feed, {}, options.date_format, options.zone)
+    columns = {  # of JSON also those that are not there: what is empty may be left out
+        role: [titles.get(column, column) for column in named if column in titles or kind == "json"]
+        for role, named in fits[0].roles.items()
+    }
+    columns = {role: found for role, found in columns.items() if found}
+    return Sheet(fits[0], columns, options.feed or fits[0].source, {}, options.date_format, options.zone)
 
 
 def mapped(kind: str, titles: Headers, options: argparse.Namespace) -> Format:
@@ -592,7 +595,7 @@ def read_file(content: bytes, options: argparse.Namespace) -> Iterable[Row]:
     data = as_json(text)
     if data is None:
         return read_csv(lines, options)
-    if lacking := unfinished(data, {}, len(listed(data))):
+    if lacking := unfinished(beside(data, {}), len(listed(data))):
         raise Stop(NO_INPUT, f"The input is only a part: {lacking}. Nothing of it was uploaded.")
     return read_json(listed(data), options)
 
@@ -631,7 +634,7 @@ def read_csv(lines: list[str], options: argparse.Namespace) -> Iterator[Row]:
         raise max(stops, key=lambda stop: stop[:2])[2]
 
     def rows(sheet: Sheet) -> Iterator[Row]:
-        return (Row(sheet, *record) for record in records(lines, len(titles), delimiter, place + 1))
+        return (Row(sheet, *record) for record in records(lines, list(titles.values()), delimiter, place + 1))
 
     if not sheet.order:
         dates = (row.values.get(role, "") for row in rows(sheet) for role in ("date", "start"))
@@ -639,26 +642,26 @@ def read_csv(lines: list[str], options: argparse.Namespace) -> Iterator[Row]:
     return rows(sheet)
 
 
-def records(lines: list[str], width: int, delimiter: str, place: int) -> Iterator[tuple[int, list[str], str]]:
-    """The records of CSV from a place on -> yields (line where it begins, cells, what is wrong with it).
+def records(lines: list[str], titles: list[str], delimiter: str, place: int) -> Iterator[tuple[int, Object, str]]:
+    """The records of CSV from a place on -> yields (line where it begins, {title: cell}, what is wrong with it).
 
     Quotes at fault make the rest one cell; so the line where such a record begins is a reject, and the next line is
     read as if nothing had been.
     """
-    empty, start, end = [""] * width, place, place
+    empty, start, end = [""] * len(titles), place, place
     reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
     while end < len(lines):
         line = end + 1
         try:
             cells = next(reader)
-            over, end = any(cells[width:]), start + reader.line_num
+            over, end = any(cells[len(titles) :]), start + reader.line_num
             says = "the row has more cells than the header; is a comma not quoted?" if over else ""
         except csv.Error as fault:
             cells, start, end = [lines[end]], line, line
             says = f"its quotes are at fault ({fault}); a quote inside a cell must be doubled"
             reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
         if cells:
-            yield line, [*map(str.strip, cells), *empty[len(cells) :]], says
+            yield line, dict(zip(titles, map(str.strip, cells + empty))), says
 
 
 def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> Iterator[Row]:
@@ -676,7 +679,7 @@ def read_json(found: list[Json], options: argparse.Namespace, **facts: Json) -> 
     if rows:
         sheet = recognise("json", {name: name for _, record in rows for name in record}, options)._replace(**facts)
         for number, record in rows:
-            yield Row(sheet, number, [record.get(title) for title in sheet.titles])
+            yield Row(sheet, number, record)
 
 
 def flat(record: Object, way: str = "") -> Object:
@@ -728,12 +731,18 @@ def listed(data: Json) -> list[Json]:
     return [data] if rows == inside else rows
 
 
-def unfinished(data: Json, headers: Headers, count: int, pages: int = 1) -> str:
+def beside(data: Json, headers: Headers) -> Object:
+    """What an answer says beside its rows, in its body and its headers; names in small letters."""
+    said = flat(data) if isinstance(data, dict) else {}
+    said = {name.casefold(): value for name, value in (*said.items(), *headers.items())}
+    return {**said, "next link": linked(headers)}
+
+
+def unfinished(said: Object, count: int, pages: int = 1) -> str:
     """Why an answer of `count` rows in so many pages is not all, in its own words; "" if it does not say so."""
-    said = beside(data, headers)
     for name, value in said.items():
         inside, _, last = name.rpartition(".")
-        number = int(value) if str(value).isdigit() else 0
+        number = int(value) if NUMBER.fullmatch(str(value)) else 0
         total = last in COUNTS or (last == "total" and (inside in ("meta", "pagination") or PAGING & said.keys()))
         if total and number > count:
             return f"it holds {count} of {many(number, 'entry')}"
@@ -741,28 +750,21 @@ def unfinished(data: Json, headers: Headers, count: int, pages: int = 1) -> str:
             return f"it says {name}: {value}"
         if last in PAGES and number > pages:
             return f"it has {value} pages"
-    named = said.get("next_page") or said.get("nextpagetoken") or next_page(data, headers, "")
+    named = said.get("next_page") or said.get("nextpagetoken") or next_page(said, "")
     return "it names a next page" if named else ""
 
 
-def next_page(data: Json, headers: Headers, here: str) -> str:
-    """The next page's address as most APIs say it: in a Link header (RFC 8288), or as one of NEXT. "" on the last one.
+def next_page(said: Object, here: str) -> str:
+    """The next page's address as most APIs say it, which is one of NEXT; "" on the last one.
 
     :raise Stop: it is no address, or on another host, which must learn no secrets
     """
+    named = next(filter(None, (said.get(f"{name}{href}") for name in NEXT for href in ("", ".href"))), "")
     with or_stop(NO_INPUT, "The tracker names a next page without an address.", ValueError, TypeError, AttributeError):
-        said = beside(data, headers)
-        named = linked(headers), *(said.get(f"{name}{href}") for name in NEXT for href in ("", ".href"))
-        following = str(urllib.parse.urljoin(here, next(filter(None, named)))) if any(named) else ""
+        following = str(urllib.parse.urljoin(here, named)) if named else ""
         if here and following and urllib.parse.urlsplit(following)[:2] != urllib.parse.urlsplit(here)[:2]:
             raise Stop(NO_INPUT, "The tracker's next page is on another host; its authorization does not follow there.")
     return following
-
-
-def beside(data: Json, headers: Headers) -> Object:
-    """What an answer says beside its rows, in its body and its headers; names in small letters."""
-    said = flat(data) if isinstance(data, dict) else {}
-    return {name.casefold(): value for name, value in (*said.items(), *headers.items())}
 
 
 def linked(headers: Headers) -> str:
@@ -777,28 +779,28 @@ def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
     Of a row at fault it says what could be read, which protects what the API holds.
     """
     if row.faults:
-        return Entry(line=row.line, fault=row.faults[0], row=row)
+        return Entry(line=row.line, fault=row.faults[0], cells=row.cells)
     if is_sum(row):
         return None
-    zone = row.read("zone", read_zone) if "zone" in row.values else row.sheet.zone
-    day, start = ("", None) if row.faults else began(row, zone)
+    zone = row.part(Row.read, "zone", read_zone) if "zone" in row.values else row.sheet.zone
+    day, start = (None if row.faults else row.part(began, zone)) or ("", None)
     if options.window and day and not options.window[0] <= day <= options.window[1]:
         return None
-    person = person_of(row, options)
-    user = name_of("user", person, row, options) if person else None
-    worked = worked_time(row, day, start, zone) if day else None
-    project = name_of("project", options.project, row, options) if worked else None
+    person = row.part(person_of, options) or ""
+    user = row.part(name_of, "user", person, options) if person else None
+    worked = row.part(worked_time, day, start, zone) if day else None
+    project = row.part(name_of, "project", options.project, options) if worked else None
     note = row.values.get("description")
     note = SPACES.sub(" ", note).strip() if isinstance(note, str) else ""
     said = f"{user}{project}{note}"
     if not said.isascii() and UNDECODED.search(said):
-        column = next((t for t, cell in zip(row.sheet.titles, row.cells) if UNDECODED.search(str(cell))), "--project")
+        column = next((name for name, cell in row.cells.items() if UNDECODED.search(str(cell))), "--project")
         row.faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
     if user == "" or project == "":  # --names leaves them out
         worked = 0
     person, fault = short(person.casefold()), "; ".join(row.faults)
     told = user or "", day, project or "", None if fault else worked, note, False
-    return Entry(key_of(row, person), person, *told, row.line, fault, row if options.rejects or fault else None)
+    return Entry(key_of(row, person), person, *told, row.line, fault, row.cells if options.rejects or fault else {})
 
 
 def is_sum(row: Row) -> bool:
@@ -806,38 +808,35 @@ def is_sum(row: Row) -> bool:
     said = row.values
     if "date" in said or "start" in said or "id" in said:
         return False
-    return not said.keys() - {"duration"} or bool(SUMS.match(next((str(cell) for cell in row.cells if cell), "")))
+    return not said.keys() - {"duration"} or bool(
+        SUMS.match(next((str(cell) for cell in row.cells.values() if cell), ""))
+    )
 
 
 def person_of(row: Row, options: argparse.Namespace) -> str:
-    """Whose row it is, as the export writes it, or as --user says where it does not; "" if nobody says it."""
+    """Whose row it is, as the export writes it, or as --user says where it does not. :raise ValueError: nobody does."""
     said = row.values
-    person = said.get("user")
-    if person is None:
-        names = [str(said[role]) for role in ("first_name", "last_name") if role in said]
-        person = " ".join(names) or options.user
+    person = said.get("user") or " ".join(str(said[role]) for role in ("first_name", "last_name") if role in said)
+    person = person or options.user
     if not person:
-        row.wrong("user", "is empty; --user EMAIL says whose the row is")
-    return str(person or "")
+        raise row.wrong("user", "is empty; --user EMAIL says whose the row is")
+    return str(person)
 
 
 def began(row: Row, zone: tzinfo | None) -> tuple[str, datetime | None]:
-    """(calendar day, start) of a row; no start without a time, and no day if it cannot be read."""
+    """(calendar day, start) of a row; no start without a time, and no day where one of them is at fault.
+
+    :raise ValueError: neither a day nor a start is there, or the start cannot be read
+    """
     if "date" in row.values:
-        day = row.read("date", read_date, row.sheet.order)
+        day = row.part(Row.read, "date", read_date, row.sheet.order)
         clocked = "start" in row.values and TIME.fullmatch(str(row.values["start"]))
-        at = row.read("start" if clocked else "time", read_time)
-        return (day, moment(day, at) if at else None) if not row.faults else ("", None)
+        at = row.part(Row.read, "start" if clocked else "time", read_time)
+        return ("" if row.faults else day), (datetime.fromisoformat(f"{day}T{at}") if day and at else None)
     start = row.read("start", read_moment, row.sheet.order, zone)
-    if not start and not row.faults:
-        row.wrong("start" if "start" in row.sheet.places else "date", "is empty")
-    return (start.date().isoformat(), start) if start else ("", None)
-
-
-@remember
-def moment(day: str, at: str) -> datetime:
-    """A day and a time of day together."""
-    return datetime.fromisoformat(f"{day}T{at}")
+    if not start:
+        raise row.wrong("start" if "start" in row.sheet.columns else "date", "is empty")
+    return start.date().isoformat(), start
 
 
 def key_of(row: Row, person: str) -> str:
@@ -855,58 +854,61 @@ def short(name: str) -> str:
 
 
 def worked_time(row: Row, day: str, start: datetime | None, zone: tzinfo | None) -> int | None:
-    """Seconds of work in a row; 0 for a break or what the tracker deleted; None if they cannot be read, and while a
-    timer runs, which shows by an empty end or (Toggl) a negative duration.
+    """Seconds of work in a row; 0 for a break or what the tracker deleted; None while a timer runs, which shows by an
+    empty end or (Toggl) a negative duration. :raise ValueError: they cannot be read.
 
     A duration that cannot be read gives way to end minus start (Excel makes `02:00:00 AM` of two hours), as does one
     that contradicts them: shorter is a break, longer is rounding, up to the hour of a night when the clocks change; but
     nobody means more, or a spreadsheet's fraction of a day (0.0625 for 1:30).
     """
-    said, places = row.values, row.sheet.places
-    if "gone" in said or str(said.get("type")).casefold() in NO_WORK:
+    said, columns = row.values, row.sheet.columns
+    if "gone" in said or ("type" in said and str(said["type"]).casefold() in NO_WORK):
         return 0
-    end = "end" if "end" in places else "end_time" if "end_time" in places else ""
+    end = "end" if "end" in columns else "end_time" if "end_time" in columns else ""
     if str(said.get("running")) in ("True", "current") or (end and end not in said):
         return None
-    written, unit, good = said.get("duration"), row.sheet.form.unit, len(row.faults)
+    written, unit, took = said.get("duration"), row.sheet.form.unit, None
     worked = row.read("duration", read_duration, unit)
-    took = between(row, end, day, start, zone) if end and start else None
+    if end and start:
+        try:
+            took = between(row, end, day, start, zone)
+        except ValueError:  # beside a duration it does not count
+            if worked is None:
+                raise
     if worked is None:
-        if took is None and len(row.faults) == good:
-            row.wrong("duration", f"{written!r} is no duration, and no end says it" if written else "is empty")
+        if took is None:
+            raise row.wrong("duration", f"{written!r} is no duration, and no end says it" if written else "is empty")
         return took
-    del row.faults[good:]  # beside a duration a fault of the end does not count
     if took and (worked > took + 3600 or abs(worked * 24 - took) < 60):
         says = f"{row.title('duration')} {written} is not what start and end say; {hours(took)} h were taken"
         log.error("line %s: %s", row.line, says)
         return took
     if worked < 0 and unit != SECONDS:
-        row.wrong("duration", "is negative")
+        raise row.wrong("duration", "is negative")
     return worked if worked >= 0 else None
 
 
-def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None) -> int | None:
-    """Seconds from a row's start to its end; by the clock alone, an end before the start is on the next day."""
+def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None) -> int:
+    """Seconds from a row's start to its end; by the clock alone, an end before the start is on the next day.
+
+    :raise ValueError: the end cannot be read, or is none of this start
+    """
     if role == "end_time" or TIME.fullmatch(str(row.values[role])):
         last, at = row.read("end_date", read_date, row.sheet.order), row.read(role, read_time)
-        end = moment(last or day, at) if at else None
-        if end and start.tzinfo:
-            end = end.replace(tzinfo=start.tzinfo)
-        if end and not last and end < start:
+        end = datetime.fromisoformat(f"{last or day}T{at}")
+        end = end.replace(tzinfo=start.tzinfo) if start.tzinfo else end
+        if not last and end < start:
             end += timedelta(days=1)
     else:
         end = row.read(role, read_moment, row.sheet.order, zone)
-    if end is None:
-        return None
     if (start.tzinfo is None) != (end.tzinfo is None):
-        row.wrong(role, "and the start must both say their zone, or neither")
-        return None
+        raise row.wrong(role, "and the start must both say their zone, or neither")
     if start.tzinfo is None and zone:  # a night when the clocks change counts as long as it was
-        start, end = start.replace(tzinfo=zone), end.replace(tzinfo=zone)
+        start, end = start - zone.utcoffset(start), end - zone.utcoffset(end)
     took = round(end.timestamp() - start.timestamp() if start.tzinfo else (end - start).total_seconds())
     if took < 0:
-        row.wrong(role, "is before the start")
-    return took if took >= 0 else None
+        raise row.wrong(role, "is before the start")
+    return took
 
 
 # ---- Naming: what the export calls people and projects becomes what the API calls them ----
@@ -943,17 +945,17 @@ def line_of(kind: str, name: Json, to: str) -> str:
     return text.getvalue()
 
 
-def name_of(kind: str, default: str | None, row: Row, options: argparse.Namespace) -> str | None:
+def name_of(row: Row, kind: str, default: str | None, options: argparse.Namespace) -> str:
     """What the API calls the user or project of a row, "" for one that --names leaves out.
 
-    None if the row says none, several, an id, or a name that --names lacks.
+    :raise ValueError: the row says none, several, an id, or a name that --names lacks
     """
     if kind == "user" and options.user:
         return spelled(options.user)
-    places, names = row.sheet.places.get(kind, ()), row.sheet.names
-    written = (kind, str(default), *[str(row.cells[place]) for place in places])
+    columns, names = row.sheet.columns.get(kind, ()), row.sheet.names
+    written = (kind, default, *map(str, map(row.cells.get, columns)))
     if written not in names:
-        cells = [(row.sheet.titles[place], row.cells[place]) for place in places]
+        cells = [(column, row.cells.get(column)) for column in columns]
         called = [
             (column, name.strip() if isinstance(name, str) else name)
             for column, cell in cells
@@ -963,14 +965,12 @@ def name_of(kind: str, default: str | None, row: Row, options: argparse.Namespac
         told = row.sheet.told.get(kind, {})
         called = [("", told[str(name)]) for _, name in called if told.get(str(name))] + called
         name = choose(kind, called or [("", default)], row, options)
-        if name is None:
-            return None
         names[written] = spelled(name) if kind == "user" else name
     return names[written]
 
 
-def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argparse.Namespace) -> str | None:
-    """The one of several (column, name) that counts, as the API calls it; None with a fault.
+def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argparse.Namespace) -> str:
+    """The one of several (column, name) that counts, as the API calls it. :raise ValueError: none does.
 
     Of several tags that is the one that --names knows, or that is written `project:NAME`. An id is a number of JSON, a
     UUID or the like, or what has a digit in a column of ids; but a generic export means what it says.
@@ -982,8 +982,7 @@ def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argpars
         return known[0]
     (column, name), *others = called
     if not name:
-        row.wrong(kind, "is empty; --project NAME says it")
-        return None
+        raise row.wrong(kind, "is empty; --project NAME says it")
     says = ""
     if lines:
         says = f"is not in {options.names_file}, which lacks a line"
@@ -994,8 +993,7 @@ def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argpars
         says = "" if meant else "is an id, no name; --names FILE tells it, by a line"
     if says:
         line = line_of(kind, name, "EMAIL" if kind == "user" else "NAME")
-        row.faults.append(f"{column or row.title(kind)} {name!r} {says}: {line}")
-        return None
+        raise ValueError(f"{column or row.title(kind)} {name!r} {says}: {line}")
     return str(name)
 
 
@@ -1003,18 +1001,18 @@ class Export:
     """What the sources say, taken row by row, and the count of all rows."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        by_name = TRACKERS.get(options.source[0])
-        self.feed = options.feed or (by_name.form.partition("-")[0] if by_name else "")
-        self.options, self.person, self.read, self.skipped = options, "", 0, 0
+        self.options, self.feed, self.person, self.read = options, options.feed or "", "", 0
         self.rows: list[Entry] = []
         self.rejects: list[Entry] = []
-        self.by_key: dict[str, tuple[object, ...]] = {}
-        self.before: collections.Counter[object] = collections.Counter()  # rows without ids of earlier sources
-        self.now: collections.Counter[object] = collections.Counter()  # the same of this one
+        self.counts: collections.Counter[str] = collections.Counter()  # how many rows ended how
+        self.said: dict[object, tuple[object, ...]] = {}  # by key; of rows without one by how often they came
 
-    def take_all(self, rows: Iterable[Row]) -> None:
-        """Take every row of a source. Two sources may overlap: what an earlier one said already is said once."""
-        self.now.clear()
+    def take(self, rows: Iterable[Row]) -> None:
+        """Sort in every row of a source. Two sources may overlap: what an earlier one said already is said once.
+
+        :raise Stop: the source is another tracker's, or --user would make one person of two
+        """
+        count: dict[object, int] = collections.defaultdict(int)
         for row in rows:
             self.read += 1
             self.feed = self.feed or row.sheet.feed
@@ -1022,33 +1020,26 @@ class Export:
                 raise Stop(USAGE, f"The sources are of {self.feed} and of {row.sheet.feed}; run once for each.")
             said = interpret(row, self.options)
             if said is None:
-                self.skipped += 1
-            else:
-                self.take(said)
-        self.before |= self.now
-
-    def take(self, said: Entry) -> None:
-        """Sort a row in. :raise Stop: --user would make one person of two."""
-        self.person = self.person or said.person
-        if self.options.user and said.person and said.person != self.person:
-            names = f"There are rows of {self.person} and of {said.person}"
-            raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
-        if self.options.add_only and not said.seconds:
-            said = said._replace(seconds=None)
-        alike, again = (*said[:8], said.fault), False
-        if not said.key:
-            self.now[alike] += 1
-            again = self.now[alike] <= self.before[alike]
-        elif not said.fault and (first := self.by_key.setdefault(said.key, alike)) is not alike:
-            again = first == alike
-            why = f"{said.key} is the key of an earlier row, which says something else; one of the two must be wrong"
-            said = said if again else said._replace(seconds=None, fault=why)
-        if again:
-            self.skipped += 1
-            return
-        self.rows.append(said)
-        if said.fault:
-            self.rejects.append(said)
+                self.counts["skipped"] += 1
+                continue
+            self.person = self.person or said.person
+            if self.options.user and said.person and said.person != self.person:
+                names = f"There are rows of {self.person} and of {said.person}"
+                raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
+            if self.options.add_only and not said.seconds:
+                said = said._replace(seconds=None)
+            alike = (*said[:8], said.fault)
+            count[alike] += 1
+            first = self.said.setdefault(said.key if said.key and not said.fault else (alike, count[alike]), alike)
+            if first is not alike and first == alike:
+                self.counts["skipped"] += 1
+                continue
+            if first is not alike:
+                why = "is the key of an earlier row, which says something else; one of the two must be wrong"
+                said = said._replace(seconds=None, fault=f"{said.key} {why}")
+            self.rows.append(said)
+            if said.fault:
+                self.rejects.append(said)
 
     def covered(self, held: list[Entry]) -> set[str]:
         """The keys of held entries that the input says all about: of its days, or of all of a window.
@@ -1183,18 +1174,10 @@ def guard(
     :raise Stop: 64, with the first lines of the plan and the ways out
     """
 
-    def check(steps: list[Change], limit: int, count: int, does: str, why: str) -> None:
-        if len(steps) > (limit if options.max_delete is None else options.max_delete):
-            lines = "".join(f"\n    {told(step)}" for step in steps[:5])
-            says = f"The plan {does} {len(steps)} of {many(count, 'entry')} that the API holds of these days. {why}"
-            raise Stop(
-                USAGE, f"{says} If it is meant: --max-delete {len(steps)}. Nothing was sent. It begins so:{lines}"
-            )
-
     base = len(covered | {change.old.key for change in changes if change.old})
     lost = [c for c in changes if c.old and (c.sign == "-" or (c.row and c.row.user != c.old.user))]
     why = "Is the input complete, and of the right people?"
-    check(lost, max(5, base // 10), base, "deletes, or gives to another person,", why)
+    limits = [(lost, max(5, base // 10), base, "deletes, or gives to another person,", why)]
     theirs: dict[str, list[Change]] = collections.defaultdict(list)
     for change in changes:
         for user in {entry.user for entry in (change.row, change.old) if entry and change.old}:
@@ -1202,8 +1185,13 @@ def guard(
     why = "Another export of the same person (project, workspace) looks so: give each its --feed NAME."
     for user in {row.user for row in rows if row.seconds and not row.key}:
         count, other = len(theirs[user]), [change for change in theirs[user] if change.sign != "="]
-        if count >= 4:
-            check(other, count // 2, count, "would rewrite", why)
+        limits += [(other, count // 2, count, "would rewrite", why)] if count >= 4 else []
+    for steps, limit, count, does, why in limits:
+        if len(steps) > (limit if options.max_delete is None else options.max_delete):
+            lines = "".join(f"\n    {told(step)}" for step in steps[:5])
+            says = f"The plan {does} {len(steps)} of {many(count, 'entry')} that the API holds of these days. {why}"
+            meant = f"If it is meant: --max-delete {len(steps)}. Nothing was sent. It begins so:{lines}"
+            raise Stop(USAGE, f"{says} {meant}")
     if not options.user and not options.names["user"] and (names := other_spelling(rows, held)):
         lines = f"`{line_of('user', *names)}` to --names FILE; if they are two, `{line_of('user', names[0], names[0])}`"
         why = f"The API holds these hours of {names[0]} already, as {names[1]}'s. If that is one person, add the line"
@@ -1244,20 +1232,9 @@ def told(change: Change) -> str:
 # failed together do not come back together. It is safe: the API knows each row by its key, and takes it once.
 
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
-SECONDS_ASKED = re.compile(r"\d{1,12}", re.ASCII)
 TRIES, TIMEOUT, DEADLINE, LARGEST = 5, 30, 480, 64 * 1024 * 1024  # seconds for one answer and for the whole run; bytes
 AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, which comes back
 Answer = tuple[int, Headers, bytes]  # status, headers, body
-
-
-class Request(NamedTuple):
-    """What is asked for. Every try makes a request of its own of it: urllib writes the proxy into the one it sends,
-    and would send it a second time to the proxy itself, in clear text.
-    """
-
-    url: str
-    headers: dict[str, str]
-    body: bytes | None = None
 
 
 def safe_url(name: str, url: str) -> str:
@@ -1271,49 +1248,53 @@ def safe_url(name: str, url: str) -> str:
     return url
 
 
-def send(request: Request, deadline: float) -> Answer:
-    """One request, once -> its answer, whatever the status. :raise OSError, HTTPException: no answer."""
-    here = LOOPBACK.fullmatch(urllib.parse.urlsplit(request.url).hostname or "")
+def send(url: str, headers: dict[str, str], body: bytes | None, deadline: float) -> Answer:
+    """Ask once -> the answer, whatever the status. :raise OSError, HTTPException: no answer.
+
+    Every try makes a request of its own: urllib writes the proxy into the one it sends, and would send it a second
+    time to the proxy itself, in clear text.
+    """
+    here = LOOPBACK.fullmatch(urllib.parse.urlsplit(url).hostname or "")
     opener = urllib.request.OpenerDirector()  # without a handler for redirects: a token follows nobody elsewhere
     proxy = urllib.request.ProxyHandler({} if here else None)
     for handler in (proxy, urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
         opener.add_handler(handler)
-    body, once = bytearray(), urllib.request.Request(request.url, request.body, request.headers)
-    with opener.open(once, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
+    said, request = bytearray(), urllib.request.Request(url, body, headers)
+    with opener.open(request, timeout=min(TIMEOUT, max(1, deadline - clock()))) as answer:
         while chunk := answer.read1(65_536):
-            body += chunk
-            if len(body) > LARGEST or clock() > deadline:
+            said += chunk
+            if len(said) > LARGEST or clock() > deadline:
                 raise OSError("the answer is endless")
         if answer.length:
             raise OSError("the answer was cut off")
-    return answer.status, answer.headers, bytes(body)
+    return answer.status, answer.headers, bytes(said)
 
 
 def pause(headers: Headers, attempt: int) -> float:
     """Seconds to wait before another try: what the server asks for, else a random time that doubles (full jitter)."""
     asked, reset = (headers.get(name) or "" for name in ("Retry-After", "x-ratelimit-reset"))
-    if SECONDS_ASKED.fullmatch(asked):
+    if NUMBER.fullmatch(asked):
         return int(asked)
     with contextlib.suppress(ValueError, TypeError):  # absent, or no date
         return max(0, email.utils.parsedate_to_datetime(asked).timestamp() - clock())
     # Auth0 says when, in seconds since 1970; others say in how many seconds. It matters when no request is left.
-    if SECONDS_ASKED.fullmatch(reset) and headers.get("x-ratelimit-remaining", "0") == "0":
+    if NUMBER.fullmatch(reset) and headers.get("x-ratelimit-remaining", "0") == "0":
         return max(0, int(reset) - clock()) if len(reset) > 9 else int(reset)
     return random.uniform(1, min(60, 2 ** (attempt + 1)))
 
 
-def persist(what: str, request: Request, deadline: float) -> Answer:
+def persist(what: str, deadline: float, url: str, headers: dict[str, str], body: bytes | None) -> Answer:
     """Send until there is an answer worth having: of another status than 5xx and AGAIN, for the caller to judge.
 
     :raise Stop: 75 after TRIES times or at the deadline, or 78 for a certificate that nobody vouches for
     """
-    trouble, host = "", urllib.parse.urlsplit(request.url).netloc
+    trouble, host = "", urllib.parse.urlsplit(url).netloc
     for attempt in range(TRIES):
-        headers: Headers = {}
+        found: Headers = {}
         try:
-            status, headers, body = send(request, deadline)
+            status, found, said = send(url, headers, body, deadline)
             if status < 500 and status not in AGAIN:
-                return status, headers, body
+                return status, found, said
             trouble = f"{what} at {host} answered {status}"
         except (OSError, http.client.HTTPException) as fault:
             reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
@@ -1321,7 +1302,7 @@ def persist(what: str, request: Request, deadline: float) -> Answer:
                 raise Stop(CONFIG, f"{what}: the certificate cannot be trusted ({reason.verify_message}).") from None
             hint = "; is that its name?" if isinstance(reason, socket.gaierror) else ""
             trouble = f"{what} at {host} cannot be reached ({reason}{hint})"
-        wait = pause(headers, attempt)
+        wait = pause(found, attempt)
         if attempt + 1 == TRIES or clock() + wait > deadline:
             break
         log.info("%s; trying again in %.0f s", trouble, wait)
@@ -1334,7 +1315,6 @@ def persist(what: str, request: Request, deadline: float) -> Answer:
 # An answer is read to its last page, or refused: what is not in it would look deleted. Whatever a tracker says about
 # the rest (a total, a count of pages, a next page) must come true.
 
-SETTINGS = ("TOKEN", "ACCOUNT", "URL")  # after SOURCE_
 ODD = (ValueError, LookupError, TypeError, AttributeError)  # what an answer of another shape leads to
 BY_PERIOD = ("/search/time_entries", "/search/time_entries.csv")  # Toggl's reports are POSTed their days
 
@@ -1350,8 +1330,8 @@ class Web(NamedTuple):
         """One answer. :raise Stop: it cannot be had; but a 404 after the last page is how Kimai ends."""
         headers = {"User-Agent": f"timesheets-sync/{VERSION}", "Accept": "application/json, text/csv;q=0.5"}
         headers |= {"Content-Type": "application/json"} if body else {}
-        request = Request(safe_url("SOURCE", url), {**headers, **self.headers}, body)
-        status, found, text = persist("The tracker", request, self.deadline)
+        headers |= self.headers
+        status, found, text = persist("The tracker", self.deadline, safe_url("SOURCE", url), headers, body)
         if status == 200 or (status == 404 and after_last):
             return status, found, text
         said = self.without_secrets(SPACES.sub(" ", text.decode(errors="replace")).strip())
@@ -1376,8 +1356,7 @@ class Web(NamedTuple):
         {page} and {offset} in the path count up until a page adds nothing; else the next page is the one that the
         answer names. A `period` is POSTed. :raise Stop: it cannot be had, or says itself that it is not whole
         """
-        counts, url, data = "{page}" in path or "{offset}" in path, "", None
-        told: Headers = {}
+        counts, url, said = "{page}" in path or "{offset}" in path, "", dict[str, Json]()
         rows, asked, seen = list[Json](), list[object](), collections.Counter[str]()
         while True:
             here = url or self.base + path.replace("{page}", str(len(asked) + 1)).replace("{offset}", str(len(rows)))
@@ -1387,8 +1366,9 @@ class Web(NamedTuple):
             status, found, sent = self.ask(here, json.dumps(period).encode() if period else None, len(asked) > 1)
             if status == 404:
                 break
-            data, told = as_json(sent.decode("utf-8-sig", "surrogateescape")), found
-            url, cursor = next_page(data, told, here), period and told.get("X-Next-Row-Number")
+            data = as_json(sent.decode("utf-8-sig", "surrogateescape"))
+            said = beside(data, found)
+            url, cursor = next_page(said, here), period and said.get("x-next-row-number")
             if data is None and (len(asked) > 1 or counts or url):
                 says = "The tracker's answer may have several pages, and not all are JSON; nothing of it was uploaded."
                 raise Stop(NO_INPUT, says)
@@ -1397,10 +1377,11 @@ class Web(NamedTuple):
             new = unseen(listed(data), seen)
             rows += new
             if period and cursor:
-                period = {**period, "first_row_number": int(cursor)}
+                with or_stop(NO_INPUT, "The tracker names a next page by no number.", ValueError):
+                    period = {**period, "first_row_number": int(cursor)}
             elif not url and not (counts and new):
                 break
-        if lacking := unfinished(data, told, len(rows), len(asked)):
+        if lacking := unfinished(said, len(rows), len(asked)):
             hint = "" if counts else " If it counts its pages, add {page} to the address, such as &page={page}."
             raise Stop(NO_INPUT, f"The tracker's answer is only a part: {lacking}. Nothing of it was uploaded.{hint}")
         return rows
@@ -1411,7 +1392,9 @@ class Web(NamedTuple):
         for place, value in {**fill, "from": first, "last": last, "to": last + timedelta(days=1)}.items():
             filled = filled.replace(f"{{{place}}}", str(value))
         posted = urllib.parse.urlsplit(self.base + filled).path.endswith(BY_PERIOD)
-        found = self.rows(filled, report_of(first, last) if posted else None)
+        period = {"start_date": str(first), "end_date": str(last), "page_size": 50}
+        period |= {"enrich_response": True, "rounding": 0}  # names beside the ids, and durations that nobody rounded
+        found = self.rows(filled, period if posted else None)
         if not cap or len(found) < cap:
             return found
         if first == last:
@@ -1432,12 +1415,6 @@ def unseen(page: list[Json], seen: collections.Counter[str]) -> list[Json]:
         new += [row] if here[written] > seen[written] else []
     seen |= here
     return new
-
-
-def report_of(first: date, last: date) -> Object:
-    """What Toggl's reports are asked for: names beside the ids, and durations that nobody rounded."""
-    days = {"start_date": first.isoformat(), "end_date": last.isoformat()}
-    return {**days, "enrich_response": True, "rounding": 0, "page_size": 50}
 
 
 def read_headers(name: str, text: str) -> dict[str, str]:
@@ -1465,7 +1442,8 @@ def from_tracker(name: str, env: Headers, options: argparse.Namespace, deadline:
     """Rows of a tracker that is asked by name: those of the window, and of a day more on both sides, because a day
     begins at another time elsewhere. :raise Stop: a setting lacks, or the answer cannot be had whole
     """
-    tracker, given = TRACKERS[name], {what: env.get(f"SOURCE_{what}", "").strip() for what in SETTINGS}
+    tracker = TRACKERS[name]
+    given = {what: env.get(f"SOURCE_{what}", "").strip() for what in ("TOKEN", "ACCOUNT", "URL")}
     given["URL"] = given["URL"] or tracker.base
     if lacking := [f"SOURCE_{what}" for what in tracker.needs.split() if not given[what]]:
         raise Stop(CONFIG, f"{name} needs {' and '.join(lacking)}; docs/trackers.md says where to find it.")
@@ -1572,8 +1550,8 @@ def read_env_file(path: str) -> Settings:
     return env
 
 
-def token_request(settings: Settings) -> Request:
-    """Build the request for a token; the secret goes into its body and nowhere else.
+def token_request(settings: Settings) -> tuple[str, bytes]:
+    """Build the request for a token -> (address, body); the secret goes into its body and nowhere else.
 
     Auth0 goes by `audience`; others ignore that (RFC 6749 section 3.2) and go by `scope` or `resource` (RFC 8707).
     """
@@ -1581,7 +1559,7 @@ def token_request(settings: Settings) -> Request:
     form |= {"client_secret": settings["AUTH0_CLIENT_SECRET"], "audience": settings["AUTH0_AUDIENCE"]}
     form |= {"scope": settings["TOKEN_SCOPE"], "resource": settings["TOKEN_RESOURCE"]}
     form = {name: value for name, value in form.items() if value}  # some refuse `resource` as such
-    return Request(settings["TOKEN_URL"], {}, urllib.parse.urlencode(form).encode())
+    return settings["TOKEN_URL"], urllib.parse.urlencode(form).encode()
 
 
 ADD_SCOPE = (
@@ -1607,12 +1585,11 @@ def read_token(status: int, body: bytes, settings: Settings) -> tuple[str, float
     RFC 6749 section 5. Does not check the signature: that is the API's business, to which the token goes unread.
     :raise Stop: what is wrong, what it usually means, and what to do about it.
     """
-    answer = None
-    with contextlib.suppress(ValueError):
+    says = f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}"
+    with or_stop(DENIED, says, ValueError):
         answer = json.loads(body)
-    if not isinstance(answer, dict):
-        says = f"The token endpoint answered {status} and no JSON; is AUTH0_DOMAIN right? {NOT_AUTH0}"
-        raise Stop(DENIED, says)
+        if not isinstance(answer, dict):
+            raise ValueError
     if status != 200:
         said = f"{status} {answer.get('error')}: {answer.get('error_description')}"
         means = next(means for pattern, means in REFUSALS if re.search(pattern, said))
@@ -1663,7 +1640,8 @@ def get_token(settings: Settings, folder: str, deadline: float, fresh: bool = Fa
     kept = {} if fresh else recall(path, "a token")
     if kept.get("expires", 0) - 60 > clock():
         return str(kept["token"]), False
-    status, _, body = persist("The token endpoint", token_request(settings), deadline)
+    url, form = token_request(settings)
+    status, _, body = persist("The token endpoint", deadline, url, {}, form)
     token, expires = read_token(status, body, settings)
     log.info("token ok, good for %.0f minutes", (expires - clock()) / 60)
     try:
@@ -1693,8 +1671,8 @@ class Api:
         """
         while True:
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-            request = Request(self.settings["api"] + path, headers, body)
-            status, found, text = persist("The Timesheets API", request, self.deadline)
+            url = self.settings["api"] + path
+            status, found, text = persist("The Timesheets API", self.deadline, url, headers, body)
             if status != 401 or self.new:
                 break
             self.token, self.new = get_token(self.settings, self.folder, self.deadline, fresh=True)
@@ -1715,25 +1693,25 @@ class Api:
         hint = " Is TIMESHEETS_URL right? It is the API's own address, without /timesheets." if status == 404 else ""
         raise Stop(CONFIG, f"The API answered {status}: {detail}{hint}")
 
-    def upload(self, rows: list[Object], dry_run: bool) -> list[Object]:
-        """Upload rows in chunks -> a result each, in order: {"index", "external_id", "status", "id", "errors"}.
+    def upload(self, rows: list[Object], dry_run: bool) -> list[tuple[str, str]]:
+        """Upload rows in chunks -> (status, why it was rejected) of each, in order.
 
         A chunk that is too large for the API (413) is halved. :raise Stop: 70, a row got no result.
         """
-        if len(rows) > 1000:
-            return [result for n in range(0, len(rows), 1000) for result in self.upload(rows[n : n + 1000], dry_run)]
-        if not rows:
-            return []
-        query = "?dry_run=1" if dry_run else ""
-        status, _, answer = self.call("/timesheets/upload" + query, json.dumps(rows).encode())
-        if status == 413 and len(rows) > 1:
-            middle = len(rows) // 2
-            return self.upload(rows[:middle], dry_run) + self.upload(rows[middle:], dry_run)
-        results = answer.get("results") if isinstance(answer, dict) else None
-        if results is None or [result.get("index") for result in results] != list(range(len(rows))):
-            says = "run again with -v and tell its makers."
-            raise Stop(SOFTWARE, f"The API's answer does not account for every row; {says}")
-        return list(results)
+        results, size, query = list[tuple[str, str]](), 1000, "?dry_run=1" if dry_run else ""
+        while chunk := rows[len(results) : len(results) + size]:
+            status, _, answer = self.call("/timesheets/upload" + query, json.dumps(chunk).encode())
+            if status == 413 and len(chunk) > 1:
+                size = (len(chunk) + 1) // 2
+                continue
+            found = answer.get("results") if isinstance(answer, dict) else None
+            if found is None or [result.get("index") for result in found] != list(range(len(chunk))):
+                says = "run again with -v and tell its makers."
+                raise Stop(SOFTWARE, f"The API's answer does not account for every row; {says}")
+            for result in found:
+                why = (f"{error['field']} {error['detail']}".strip() for error in result.get("errors") or ())
+                results.append((result["status"], "; ".join(why)))
+        return results
 
     def held(self, first: str, last: str) -> list[Entry]:
         """This source's live entries in the window, read page by page."""
@@ -1764,29 +1742,22 @@ def apply(api: Api, changes: list[Change], dry_run: bool) -> Iterator[tuple[Chan
     goes = [(change, change.old.key if change.old else change.key) for change in changes if change.sign in "-~"]
     goes = [(change, key) for change, key in goes if change.sign == "-" or key != change.key]
     results = api.upload([{"external_id": key, "deleted": True} for _, key in goes], dry_run)
-    stays = {key for (_, key), result in zip(goes, results) if result["status"] == "rejected"}
+    stays = {key for (_, key), (status, _) in zip(goes, results) if status == "rejected"}
     for (change, key), result in zip(goes, results):
         if change.sign == "-" or key in stays:
-            yield change, result["status"], reasons(result)
+            yield change, *result
     sent = [change for change in changes if change.sign in "+~" and not (change.old and change.old.key in stays)]
-    for change, result in zip(sent, api.upload([uploaded(change) for change in sent], dry_run)):
-        yield change, "updated" if change.old and result["status"] == "created" else result["status"], reasons(result)
+    for change, (status, why) in zip(sent, api.upload([uploaded(change) for change in sent], dry_run)):
+        yield change, "updated" if change.old and status == "created" else status, why
 
 
 def uploaded(change: Change) -> Object:
     """The entry of a step as the API takes it."""
-    assert change.row
-    _, _, user, day, project, seconds, note, *_ = change.row
-    worked = round((seconds or 0) / 3600, 4)
+    row, worked = change.row, round(change.row.seconds / 3600, 4)
     return {
-        "external_id": change.key, "user_id": user, "date": day, "project": project, "hours": worked,
-        "description": note,
+        "external_id": change.key, "user_id": row.user, "date": row.day, "project": row.project, "hours": worked,
+        "description": row.note,
     }  # fmt: skip
-
-
-def reasons(result: Object) -> str:
-    """Why the API rejected a row."""
-    return "; ".join(f"{error['field']} {error['detail']}".strip() for error in result.get("errors") or ())
 
 
 # ---- The run: read, plan, apply, account ----
@@ -1798,18 +1769,17 @@ OUTCOMES = ("created", "updated", "unchanged", "rejected", "skipped")
 def run(options: argparse.Namespace) -> int:
     """The whole job -> the exit status."""
     export, deadline = Export(options), clock() + DEADLINE
-    if options.print:
-        env = environment(options)
-        with reporting(export):
-            read(export, env, deadline)
-            show(export)
-    else:
+    if not options.print:
         options.state = state_folder(options)
-        env = environment(options)
-        settings = read_settings(env)
-        with reporting(export), only_one(options.state):
-            read(export, env, deadline)
-            account(export, bring(export, Api(settings, options.state, deadline)))
+    env = environment(options)
+    settings = {} if options.print else read_settings(env)
+    with reporting(export), contextlib.nullcontext() if options.print else only_one(options.state):
+        read(export, env, deadline)
+        if options.print:
+            show(export)
+        else:
+            bring(export, Api(settings, options.state, deadline))
+            account(export)
     return REJECTED if export.rejects else OK
 
 
@@ -1824,7 +1794,7 @@ def read(export: Export, env: Headers, deadline: float) -> None:
             with or_stop(NO_INPUT, f"{source} cannot be read:", OSError):
                 content = sys.stdin.buffer.read() if source == "-" else pathlib.Path(source).read_bytes()
             rows = read_file(content, export.options)
-        export.take_all(rows)
+        export.take(rows)
     log.info("read %s", many(export.read, "row"))
 
 
@@ -1833,8 +1803,8 @@ def show(export: Export) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 wherever it is printed
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     written = json.JSONEncoder(ensure_ascii=False).encode
-    for change in match([row for row in export.rows if row.seconds], [], set(), export.feed):
-        print(written(uploaded(change)))
+    changes = match([row for row in export.rows if row.seconds], [], set(), export.feed)
+    sys.stdout.writelines(written(uploaded(change)) + "\n" for change in changes)
     complain(export)
 
 
@@ -1842,12 +1812,12 @@ def complain(export: Export) -> None:
     """Say which rows were rejected, and why."""
     for reject in export.rejects:
         log.error("line %s: %s", reject.line, reject.fault)
-        log.info("    %s", ", ".join(map(str, reject.row.cells if reject.row else ())))
+        log.info("    %s", ", ".join(map(str, reject.cells.values())))
 
 
-def bring(export: Export, api: Api) -> collections.Counter[str]:
-    """Compare with what the API holds, make the plan, check it, apply it -> how many rows ended how."""
-    rows, options = export.rows, export.options
+def bring(export: Export, api: Api) -> None:
+    """Compare with what the API holds, make the plan, check it, apply it."""
+    rows, options, counts = export.rows, export.options, export.counts
     days = [row.day for row in rows if row.day] + list(options.window if options.covers else ())
     keys, feed = {row.key for row in rows} - {""}, f"{export.feed}:"
     own = any(":" not in key for key in keys)  # of an input's own making, so they name no feed
@@ -1861,7 +1831,7 @@ def bring(export: Export, api: Api) -> collections.Counter[str]:
     guard(changes, rows, held, covered, options)
     if held and not rows:
         log.error("The input is empty, so nothing is deleted; of its days the API holds %s.", many(len(held), "entry"))
-    counts = collections.Counter(skipped=export.skipped + sum(not row.seconds and not row.fault for row in rows))
+    counts["skipped"] += sum(not row.seconds and not row.fault for row in rows)
     counts["unchanged"] += sum(change.sign == "=" for change in changes)
     says = "an approved entry stays as it is until its approval is taken back; this row says"
     kept = [(c, "rejected", f"{says}: {told(c._replace(sign=''))}") for c in changes if c.sign == "!"]
@@ -1874,13 +1844,12 @@ def bring(export: Export, api: Api) -> collections.Counter[str]:
             export.rejects.append(change.row._replace(fault=why))
         elif change.old:
             log.error("%s of %s is gone upstream but approved, so it stays", change.old.key, change.old.day)
-    return counts
 
 
-def account(export: Export, counts: collections.Counter[str]) -> None:
+def account(export: Export) -> None:
     """Say what happened. :raise Stop: 70, the outcomes do not add up to the rows read."""
     complain(export)
-    counts["rejected"] = len(export.rejects)
+    counts = export.counts + collections.Counter(rejected=len(export.rejects))
     if sum(counts[outcome] for outcome in OUTCOMES) != export.read:
         raise Stop(SOFTWARE, f"{many(export.read, 'row')} read, but these accounted for: {dict(counts)}.")
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (*OUTCOMES, "deleted") if counts[outcome])
@@ -1940,12 +1909,12 @@ def reporting(export: Export) -> Iterator[None]:
         try:
             yield
         finally:
-            rows = [dict(zip(r.row.sheet.titles, r.row.cells)) if r.row else {} for r in export.rejects]
-            columns = list(dict.fromkeys(name for row in rows for name in row if row[name] is not None))
+            cells = (cell for reject in export.rejects for cell in reject.cells.items())
+            columns = list(dict.fromkeys(name for name, cell in cells if cell is not None))
             written = csv.writer(file)
             written.writerow(["line", "reason", *columns])
-            for reject, row in zip(export.rejects, rows):
-                written.writerow([reject.line, reject.fault, *map(row.get, columns)])
+            for reject in export.rejects:
+                written.writerow([reject.line, reject.fault, *map(reject.cells.get, columns)])
 
 
 class Parser(argparse.ArgumentParser):
@@ -1968,8 +1937,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         "{offset} are filled, with SOURCE_AUTHORIZATION (`Bearer TOKEN`, or `Name: value; Name: value`)")
     add("--feed", metavar="NAME", help="what keys begin with (default: the tracker); two exports of one person that "
         "each hold a part, such as two workspaces, are two feeds")
-    add("--names", metavar="FILE", help="CSV with the columns what (user or project), from (in the tracker) and to (in "
-        "the API; empty: leave out)")
+    add("--names", dest="names_file", metavar="FILE", help="CSV with the columns what (user or project), from (in the "
+        "tracker) and to (in the API; empty: leave out)")
     add("--user", type=str.strip, metavar="EMAIL", help="whose rows these are, for one person's export")
     add("--project", type=str.strip, metavar="NAME", help="the project of all rows, for exports that do not say")
     add("--tz", metavar="ZONE", help="where the person works, if neither row nor tracker says: Europe/Berlin")
@@ -2002,6 +1971,7 @@ def read_options(options: argparse.Namespace) -> argparse.Namespace:
     by_name = options.source[0] in TRACKERS
     if by_name:
         options.format, options.map = TRACKERS[options.source[0]].form, None
+        options.feed = options.feed or options.format.partition("-")[0]
     if len(options.source) > 1 and TRACKERS.keys() & set(options.source):
         raise Stop(USAGE, "A tracker that is asked by name is the only SOURCE of a run; ./NAME would be a file.")
     if options.feed and not re.fullmatch(r"[\w.-]{1,40}", options.feed):
@@ -2016,8 +1986,7 @@ def read_options(options: argparse.Namespace) -> argparse.Namespace:
         if strange or options.map.keys() - set(ROLES) or len(options.map.keys() & UNITS) > 1:
             raise Stop(USAGE, f"{says} Of {', '.join(UNITS)} it names one.")
         options.map = {"user" if role == "user_id" else role: column for role, column in options.map.items()}
-    options.names_file = options.names
-    options.names = read_names(options.names or "")
+    options.names = read_names(options.names_file or "")
     return options
 
 

@@ -5792,6 +5792,8 @@ PART = [  # what an answer says beside one row, and what of it says that there a
     ("no-more", '"more": false, "has_more": false, "next": null, "next_page": null, "links": {"next": null}', ""),
     ("last-of-its-pages", '"page": 1, "total_pages": 1, "meta": {"current_page": 1, "last_page": 1}', ""),
     ("sum-of-seconds", '"total": 5400, "totals": [{"totalTime": 5400}]', ""),
+    ("digit-that-is-no-number", '"unit": "²"', ""),
+    ("number-without-end", f'"serial": "{"9" * 5_000}"', ""),
 ]
 # fmt: on
 
@@ -5847,6 +5849,11 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(look):
             {5: "caf\udce9"}, "line 2: Description is not UTF-8; export as CSV UTF-8, or as JSON", id="latin-1"
         ),
         pytest.param(
+            {7: "2026-02-30", 8: "25:00"},
+            "line 2: Start date '2026-02-30' is no date when read as YMD; Start time '25:00' is not a time of day",
+            id="date-and-time",
+        ),
+        pytest.param(
             {3: "", 8: "25:00", 1: "", 0: ""},
             "line 2: Start time '25:00' is not a time of day; Email is empty; --user EMAIL says whose the row is",
             id="several-faults",
@@ -5877,6 +5884,12 @@ ONE = '[{"user_id": "x", "date": "2026-11-02", "project": "P", "hours": %s}]'
         pytest.param((ONE % 3).replace('"x"', "0"), 65, 0, "line 1: user_id is ", id="user-zero"),
         pytest.param(HEADER + "x,2026-11-02,P,long\n", 65, 0, "line 2: hours 'long' is no duration", id="duration"),
         pytest.param(HEADER + "x,2026-11-02junk,P,2\n", 65, 0, "is not a date", id="date-with-a-tail"),
+        pytest.param(HEADER + "x,,P,2\n", 65, 0, "line 2: date is empty", id="no-date"),
+        pytest.param((ONE % 1).replace("2026-11-02", "03/04/2026"), 65, 0, "can be read two ways; --date", id="which-way"),
+        pytest.param(
+            '[{"id": 1, "user_id": "k@x", "start": null, "end": "2026-11-02T09:00:00Z", "organization_id": 3}]',
+            65, 0, "line 1: start is empty", id="no-start",
+        ),
         pytest.param(HEADER + "x,2026-11-02,P\n", 65, 0, "line 2: hours is empty", id="short-row"),
         pytest.param(HEADER + "x,2026-11-02,P,0\n\n , , ,\n", 0, 0, "", id="nothing-to-take"),
         pytest.param("[" + (ONE % 1)[1:-1] + ", 5]", 66, 0, "Row 2", id="no-object"),
@@ -5900,6 +5913,10 @@ def test_two_exports_that_overlap_count_once(look, tmp_path):
     (tmp_path / "again").write_text(EXPORT)
     status, entries, _ = look(twice, tmp_path / "again")
     assert (status, [entry.partition("|")[0][-1] for entry in entries]) == (0, ["1", "2"])
+    bad = "external_id," + HEADER + "k1,x,2026-11-02,P,long\n"
+    (tmp_path / "again").write_text(bad)
+    status, entries, said = look(bad, tmp_path / "again")
+    assert (status, entries, said.count("line 2: ")) == (65, [], 1)
     (tmp_path / "again").write_text(EXPORTS["kimai"][0])
     status, entries, said = look(EXPORT, tmp_path / "again")
     assert (status, entries) == (64, []) and "The sources are of kimai and of toggl; run once for each." in said
@@ -6634,9 +6651,9 @@ ISSUERS = [  # what docs/auth0.md says to set, where the secret goes then, and w
 def test_each_issuer_is_asked_in_its_own_words(env, where, asked):
     """`scope` and `resource` are sent only when they are set; the audience always is."""
     env = {"AUTH0_AUDIENCE": AUDIENCE, "AUTH0_CLIENT_ID": "job", "AUTH0_CLIENT_SECRET": "s", **env}
-    request = sync.token_request(sync.read_settings({**env, "TIMESHEETS_URL": "https://api.example"}))
+    url, body = sync.token_request(sync.read_settings({**env, "TIMESHEETS_URL": "https://api.example"}))
     form = {"grant_type": "client_credentials", "client_id": "job", "client_secret": "s", "audience": AUDIENCE, **asked}
-    assert (request.url, dict(urllib.parse.parse_qsl(request.body.decode(), True))) == (where, form)
+    assert (url, dict(urllib.parse.parse_qsl(body.decode(), True))) == (where, form)
 
 
 @pytest.mark.parametrize(
@@ -7665,6 +7682,7 @@ PORTION = "only a part"
         pytest.param("kimai", first_page_always, 66, PORTION, id="page-is-ignored"),
         pytest.param("solidtime", first_page_always, 66, PORTION, id="offset-is-ignored"),
         pytest.param("tempo", first_page_always, 66, "circle", id="next-page-is-the-first"),
+        pytest.param("toggl-reports", told(X_Next_Row_Number="soon"), 66, "by no number", id="cursor-is-no-number"),
         pytest.param("kimai", endless_without_totals, 0, "50 created", id="page-is-ignored-and-no-total"),
     ],
 )
