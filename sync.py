@@ -1028,7 +1028,7 @@ class Export:
                 raise Stop(USAGE, f"{names}; --user would give all to one person. --names FILE tells who is who.")
             if self.options.add_only and not said.seconds:
                 said = said._replace(seconds=None)
-            alike = (*said[:8], said.fault)
+            alike = (*said[:8], said.fault, str(said.cells) if said.fault else "")
             count[alike] += 1
             first = self.said.setdefault(said.key if said.key and not said.fault else (alike, count[alike]), alike)
             if first is not alike and first == alike:

@@ -5917,6 +5917,9 @@ def test_two_exports_that_overlap_count_once(look, tmp_path):
     (tmp_path / "again").write_text(bad)
     status, entries, said = look(bad, tmp_path / "again")
     assert (status, entries, said.count("line 2: ")) == (65, [], 1)
+    (tmp_path / "again").write_text(HEADER + "x,2026-11-02,P,1,y\nx,2026-11-03,,7\n")
+    status, entries, said = look(HEADER + "z,2026-11-05,Q,8,y\nx,2026-11-03,,2\n", tmp_path / "again")
+    assert (status, entries, said.count("line 2: "), said.count("line 3: ")) == (65, [], 2, 2)
     (tmp_path / "again").write_text(EXPORTS["kimai"][0])
     status, entries, said = look(EXPORT, tmp_path / "again")
     assert (status, entries) == (64, []) and "The sources are of kimai and of toggl; run once for each." in said
