@@ -623,8 +623,11 @@ def read_csv(lines: list[str], options: argparse.Namespace) -> Iterator[Row]:
         known = {title.casefold() for title in written}
         for title in written:
             name = title.casefold() if in_english(title) in known else in_english(title)
-            again = f" {len(titles)}" if name in titles else ""  # of two columns of one name the first counts
-            titles[name + again] = title + again
+            if name in titles:  # of two columns of one name the first counts; the other gets a name that is free
+                others = (f"{title} {number}" for number in itertools.count(len(titles)))
+                title = next(other for other in others if other.casefold() not in known)
+                name = title.casefold()
+            titles[name] = title
         try:
             sheet = recognise("csv", titles, options)
             break

@@ -5940,6 +5940,12 @@ def test_second_column_of_a_name_hides_nothing(look, tmp_path):
     assert cells == ["3", "hours 'long' is no duration, and no end says it", "x", "2026-11-02", "P", "long", "Q"]
 
 
+def test_second_column_of_a_name_moves_no_other(look):
+    """Whatever else a column is called, each cell stays under its own: here `project` is P, not the second hours."""
+    text = "hours 4,date,user_id,hours,hours,project,description\n9,2026-11-02,x,1,2,P,\n"
+    assert look(text) == (0, ["generic:x:2026-11-02:1|x|2026-11-02|P|1|"], "")
+
+
 def test_rejects_are_a_report_for_people(look, tmp_path):
     """CSV with line, reason and the row's own columns; a run without rejects leaves the header only."""
     text = HEADER + 'x,2026-11-02,P\ny,2026-13-02,"a ""b"", c",1\nz,2026-11-02,P,1\n'
