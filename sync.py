@@ -956,7 +956,7 @@ def name_of(row: Row, kind: str, default: str | None, options: argparse.Namespac
     if kind == "user" and options.user:
         return spelled(options.user)
     columns, names = row.sheet.columns.get(kind, ()), row.sheet.names
-    written = (kind, default, *map(str, map(row.cells.get, columns)))
+    written = (kind, default, *map(repr, map(row.cells.get, columns)))  # 7 is not "7", and nothing is not "None"
     if written not in names:
         cells = [(column, row.cells.get(column)) for column in columns]
         called = [

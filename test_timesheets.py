@@ -5758,6 +5758,23 @@ def test_rows_from_the_field_that_are_rejects(look, text, options, taken, says):
     assert all(part in said for part in says) and len(said.splitlines()) == sum(part[:4] == "line" for part in says)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "options", "says"),
+    [
+        pytest.param("null", '"None"', ("--project", "Acme"), "", id="word-like-nothing"),
+        pytest.param('"7"', "7", (), "line 2: project_name 7 is an id, no name", id="number-like-a-word"),
+    ],
+)
+def test_row_does_not_get_the_name_of_one_that_looks_alike(look, first, second, options, says):
+    """What a row is called does not depend on the rows before it."""
+    row = '{{"id": {}, "start": "2026-11-16T09:00:00+01:00", "duration": 3600, "wid": 1, "user_name": "x", {}}}'
+    names = (f'"project_name": {name}' for name in (first, second))
+    text = ", ".join(row.format(number, name) for number, name in enumerate(names, start=1))
+    status, entries, said = look(f"[{text}]", *options)
+    assert (status, len(entries)) == ((65, 1) if says else (0, 2)) and says in said
+    assert says or entries[1].split("|")[3] == "None"
+
+
 def test_names_tell_which_tag_is_the_project(look, tmp_path):
     """19: of several tags the one that --names knows is the project; a tag it lacks is told, never taken."""
     (tmp_path / "names.csv").write_text("project,StoreZero,Store\n")
