@@ -991,6 +991,8 @@ def choose(kind: str, called: list[tuple[str, Json]], row: Row, options: argpars
         says = f"is not in {options.names_file}, which lacks a line"
     elif others and others[0][0] == column != "":
         says = "is one of several; --names FILE tells which one counts, by a line"
+    elif isinstance(name, (dict, list)):
+        says = "is no name; --names FILE tells it, by a line"
     elif isinstance(name, (int, float)) or (ID_COLUMN if column[-2:].casefold() == "id" else ID).fullmatch(name):
         meant = row.sheet.form.source == "generic" and not options.map
         says = "" if meant else "is an id, no name; --names FILE tells it, by a line"

@@ -5749,6 +5749,11 @@ def quotes(*descriptions):
             ' "end": "2026-11-17T00:30:00Z", "duration": "PT1H", "timeZone": "Mars/Base"}}]', BERLIN, [],
             ["line 1: timeInterval.timeZone Mars/Base is no time zone"], id="zone-that-there-is-none",
         ),
+        pytest.param(
+            '[{"user_id": "x", "date": "2026-11-16", "project": [{"name": "P"}], "hours": 1},'
+            ' {"user_id": "x", "date": "2026-11-16", "project": "P", "hours": 2}]', (), ["2026-11-16 2"],
+            ["line 1: project {'name': 'P'} is no name"], id="object-in-a-list",
+        ),
     ],
 )  # fmt: skip
 def test_rows_from_the_field_that_are_rejects(look, text, options, taken, says):
