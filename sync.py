@@ -113,7 +113,7 @@ WORDED = re.compile(  # 1h 30m, 90 min, 1,5 h, 1h30, 2 Std., PT1H30M
     r"\s*(?:(\d+)(?:\.\d+)?\s*(?:s|secs?|seconds?|sek)\.?)?",
     re.ASCII | re.IGNORECASE,
 )
-NUMBER = re.compile(r"\d{1,12}", re.ASCII)
+NUMBER = re.compile(r"\d{1,99}", re.ASCII)
 PLAIN = re.compile(r"-?(?:\d+(?:[.,]\d*)?|[.,]\d+)", re.ASCII)
 GROUPED = re.compile(r"-?\d{1,3}(?:(?:\.\d{3})+,|(?:,\d{3})+\.)\d*", re.ASCII)
 HOURS, MINUTES, SECONDS = 3600, 60, 1

@@ -5797,6 +5797,7 @@ def test_names_tell_which_tag_is_the_project(look, tmp_path):
 PART = [  # what an answer says beside one row, and what of it says that there are more; "" if nothing does
     ("15-total_count", '"total_count": 43, "offset": 0, "limit": 1', "it holds 1 of 43 entries"),
     ("harvest", '"total_entries": 2', "it holds 1 of 2 entries"),
+    ("total-of-19-digits", f'"total_count": {2**63 - 1}', f"it holds 1 of {2**63 - 1} entries"),
     ("solidtime", '"meta": {"total": 250}', "it holds 1 of 250 entries"),
     ("pagination", '"pagination": {"total": 3}', "it holds 1 of 3 entries"),
     ("jira", '"startAt": 0, "maxResults": 1, "total": 3', "it holds 1 of 3 entries"),
