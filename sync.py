@@ -870,18 +870,14 @@ def worked_time(row: Row, day: str, start: datetime | None, zone: tzinfo | None)
     end = "end" if "end" in columns else "end_time" if "end_time" in columns else ""
     if str(said.get("running")) in ("True", "current") or (end and end not in said):
         return None
-    written, unit, took = said.get("duration"), row.sheet.form.unit, None
+    written, unit, good = said.get("duration"), row.sheet.form.unit, len(row.faults)
     worked = row.read("duration", read_duration, unit)
-    if end and start:
-        try:
-            took = between(row, end, day, start, zone)
-        except ValueError:  # beside a duration it does not count
-            if worked is None:
-                raise
+    took = row.part(between, end, day, start, zone) if end and start else None
     if worked is None:
-        if took is None:
+        if took is None and len(row.faults) == good:
             raise row.wrong("duration", f"{written!r} is no duration, and no end says it" if written else "is empty")
         return took
+    del row.faults[good:]  # beside a duration a fault of the end does not count
     if took and (worked > took + 3600 or abs(worked * 24 - took) < 60):
         says = f"{row.title('duration')} {written} is not what start and end say; {hours(took)} h were taken"
         log.error("line %s: %s", row.line, says)
@@ -897,7 +893,7 @@ def between(row: Row, role: str, day: str, start: datetime, zone: tzinfo | None)
     :raise ValueError: the end cannot be read, or is none of this start
     """
     if role == "end_time" or TIME.fullmatch(str(row.values[role])):
-        last, at = row.read("end_date", read_date, row.sheet.order), row.read(role, read_time)
+        last, at = row.part(Row.read, "end_date", read_date, row.sheet.order), row.read(role, read_time)
         end = datetime.fromisoformat(f"{last or day}T{at}")
         end = end.replace(tzinfo=start.tzinfo) if start.tzinfo else end
         if not last and end < start:

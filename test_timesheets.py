@@ -5930,6 +5930,17 @@ def test_no_row_is_lost_without_a_word(look, text, status, entries, said):
     assert (found[0], len(found[1])) == (status, entries) and said in found[2] and bool(said) == bool(found[2])
 
 
+def test_end_date_that_cannot_be_read_hides_nothing(look):
+    """Beside a duration the clock alone still tells what nobody means; without one, all that is wrong is told."""
+    head = "Email,Project,Description,Start date,Start time,End date,End time,Duration\n"
+    status, entries, said = look(head + "x,P,d,2026-11-02,09:00,soon,10:00,9:00\n")
+    assert (status, list(map(short, entries))) == (0, ["2026-11-02 1"])
+    assert "line 2: Duration 9:00 is not what start and end say; 1 h were taken" in said
+    status, entries, said = look(head + "x,P,d,2026-11-02,09:00,soon,late,\n")
+    assert (status, entries) == (65, [])
+    assert "line 2: End date 'soon' is not a date; End time 'late' is not a time of day" in said
+
+
 def test_two_exports_that_overlap_count_once(look, tmp_path):
     """Equal rows of one source all count; a second source that repeats them says them again."""
     twice = EXPORT + ROW.format("2026-11-02", "2026-11-02")
