@@ -8974,6 +8974,14 @@ def test_manager_refuses_what_was_seen(window):
     assert [window.call("GET", f"/timesheets/{number}", window.boss)["note"] for number in (1, 2)] == ["", "So many?"]
 
 
+def test_own_hours_alone_leave_nothing_to_tick(window):
+    """Where nobody else's hours wait, there is no box that would stand for none."""
+    window.upload(row("m1", user_id=MIRA))
+    page = window.sign_in("Mira")
+    said(page, "These are your own hours")
+    assert page.get_by_role("checkbox").count() == 0 and page.get_by_role("button", name="Approve").count() == 0
+
+
 def test_clerk_sees_the_month_and_downloads_it(window):
     """Approved only, or all; in bars and numbers; the CSV is the API's own."""
     window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, project="=Web"), row("o1", user_id=OMAR, hours=1))
