@@ -9113,6 +9113,19 @@ def test_slow_answer_is_announced(window):
     assert "No hours in this week." in page.inner_text("main") and page.inner_text("#said") == ""
 
 
+def test_late_answer_changes_no_day_to_add_hours_on(window):
+    """The day that the form suggests is one of the week that is shown."""
+    page, held = window.sign_in("Jane", "/app#hours/2026-11-09"), []
+    page.route("**/timesheets?from=2026-11-16*", lambda route: held.append(route))
+    page.get_by_role("link", name="After").click()
+    page.get_by_role("link", name="Before").click()
+    said(page, "2 – 8 Nov 2026")
+    with page.expect_response("**/timesheets?limit=100"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    assert page.get_by_label("Day").input_value() == "2026-11-02"
+
+
 def test_new_token_that_is_refused_leads_into_no_circle(window, monkeypatch):
     """A fault of the set-up is said, in the API's words; signing in again would not mend it."""
     monkeypatch.setattr(window.tenant, "lifetime", -120)
