@@ -4905,15 +4905,17 @@ def test_client_generated_from_openapi_uploads(live, tenant, tmp_path):
     assert entry == "Entry datetime.date(2026, 11, 20) 7.5 toggl:ann:1 True"
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """A real browser, in which each test opens windows of its own; while it is there, this thread has an event loop."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not path:
+    if not CHROMIUM:
         pytest.skip("there is no Chromium here to show the page")
     pytest.importorskip("axe_playwright_python", reason="no axe-playwright-python: see .ci/run")
     with importlib.import_module("playwright.sync_api").sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -9124,6 +9126,19 @@ def test_late_answer_changes_no_day_to_add_hours_on(window):
         held[0].continue_()
     page.wait_for_timeout(300)
     assert page.get_by_label("Day").input_value() == "2026-11-02"
+
+
+def test_back_from_the_issuer_the_page_works(window):
+    """Browsers bring a page back as it was left, in the middle of signing in."""
+    how = {"args": ["--no-sandbox"], "ignore_default_args": ["--disable-back-forward-cache"]}
+    with contextlib.closing(window.browser.browser_type.launch(executable_path=CHROMIUM, **how)) as window.browser:
+        page = window.open()
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name="Jane").wait_for()
+        page.go_back(wait_until="commit")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name="Jane").click()
+        page.get_by_role("button", name="Sign out").wait_for()
 
 
 def test_new_token_that_is_refused_leads_into_no_circle(window, monkeypatch):
