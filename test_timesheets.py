@@ -8976,6 +8976,29 @@ def test_manager_refuses_what_was_seen(window):
     assert [window.call("GET", f"/timesheets/{number}", window.boss)["note"] for number in (1, 2)] == ["", "So many?"]
 
 
+def test_refusal_that_stops_midway_goes_on_where_it_stopped(window):
+    """What was refused is said and leaves the list; the rest stays ticked; the note outlives a way to the issuer."""
+    window.upload(*(row(f"j{hours}", user_id=JANE, hours=hours) for hours in (1, 2, 3)))
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_label("Why do you refuse 3 entries, 6 h?").fill("So many?")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.reload()
+    page.get_by_role("button", name="Refuse").click()
+    assert page.get_by_label("Why do you refuse 3 entries, 6 h?").input_value() == "So many?"
+    page.route("**/approvals/2?*", lambda route: route.abort())
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+    said(page, "Refused 1 entry, 1 h.")
+    said(page, f"Not refused: {JANE}, 2 h of Fri 20 Nov, StoreZero: The API cannot be reached.")
+    assert page.get_by_label("1 h of Fri").count() == 0 and ticked(page) == "Ticked: 2 entries, 5 h"
+    page.unroute("**/approvals/2?*")
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()  # with the same note
+    said(page, "Refused 2 entries, 5 h.")
+    assert [window.call("GET", f"/timesheets/{n}", window.boss)["note"] for n in (1, 2, 3)] == ["So many?"] * 3
+
+
 def test_own_hours_alone_leave_nothing_to_tick(window):
     """Where nobody else's hours wait, there is no box that would stand for none."""
     window.upload(row("m1", user_id=MIRA))
