@@ -8999,9 +8999,11 @@ def test_refusal_that_stops_midway_goes_on_where_it_stopped(window):
     assert [window.call("GET", f"/timesheets/{n}", window.boss)["note"] for n in (1, 2, 3)] == ["So many?"] * 3
 
 
-def test_own_hours_alone_leave_nothing_to_tick(window):
+@pytest.mark.parametrize("who", [MIRA, "waad|AbC"], ids=["address", "subject"])
+def test_own_hours_alone_leave_nothing_to_tick(window, monkeypatch, who):
     """Where nobody else's hours wait, there is no box that would stand for none."""
-    window.upload(row("m1", user_id=MIRA))
+    monkeypatch.setitem(demo.PEOPLE, "mira", ("Mira", who, SCOPES + " approve:timesheets"))
+    window.upload(row("m1", user_id=who))
     page = window.sign_in("Mira")
     said(page, "These are your own hours")
     assert page.get_by_role("checkbox").count() == 0 and page.get_by_role("button", name="Approve").count() == 0
