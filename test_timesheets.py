@@ -9140,6 +9140,24 @@ def test_slow_answer_is_announced(window):
     page.wait_for_timeout(500)
     assert "No hours in this week." in page.inner_text("main") and page.inner_text("#said") == ""
 
+    page.route("**/reports/**", lambda route: held.append(route))
+    page.get_by_role("link", name="Reports").click()
+    page.get_by_role("link", name="My hours").click()
+    page.wait_for_timeout(800)
+    assert page.inner_text("#said") == ""  # nobody waits for the reports any more
+
+
+def test_answer_takes_nobody_from_the_field_they_type_in(window):
+    """Who goes to another week and types at once is still in that field when the week is there."""
+    page, held = window.sign_in("Jane", "/app#hours/2026-11-09"), []
+    page.route("**/timesheets?from=2026-11-16*", lambda route: held.append(route))
+    page.get_by_role("link", name="After").click()
+    page.get_by_label("Hours").press_sequentially("7")
+    held[0].continue_()
+    page.locator("#view[aria-busy=false]").wait_for()
+    page.keyboard.type(".5")
+    assert page.get_by_label("Hours").input_value() == "7.5"
+
 
 def test_late_answer_changes_no_day_to_add_hours_on(window):
     """The day that the form suggests is one of the week that is shown."""
