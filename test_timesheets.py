@@ -9220,6 +9220,21 @@ def test_bad_line_adds_nothing_twice(window):
     assert len(window.call("GET", f"/timesheets?user_id={JANE}", window.boss)) == 1
 
 
+def test_what_is_typed_while_an_answer_is_waited_for_stays(window):
+    """The form is emptied of what was added, and of nothing else."""
+    page, held = window.sign_in("Jane"), []
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    page.route("**/timesheets", lambda route: held.append(route))
+    page.get_by_role("button", name="Add").click()
+    page.get_by_label("Project").fill("House")
+    held[0].continue_()
+    said(page, "Added 3 h")
+    page.reload()
+    page.locator("#view[aria-busy=false]").wait_for()
+    assert page.get_by_label("Project").input_value() == "House"
+
+
 def test_person_without_a_role_is_told_what_is_missing(window, monkeypatch):
     """In the API's own sentence."""
     monkeypatch.setitem(demo.PEOPLE, "carl", ("Carl", "carl@exampleco.com", ""))
