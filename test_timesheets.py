@@ -8955,7 +8955,11 @@ def test_manager_takes_back_only_what_was_approved_here(window):
     window.call("PUT", "/approvals/1", window.boss)
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 1 entry, 2 h. Approved before: 1 entry, 7.5 h.")
+    page.route("**/approvals/2?*", lambda route: route.abort())
     page.get_by_role("button", name="Take back").click()
+    said(page, f"Not taken back: {JANE}, 2 h of Fri 20 Nov, StoreZero: The API cannot be reached.")
+    page.unroute("**/approvals/2?*")
+    page.get_by_role("button", name="Take back").click()  # which is still there
     said(page, "Took back the approval of 1 entry, 2 h.")
     assert [window.call("GET", f"/timesheets/{number}", window.boss)["approved"] for number in (1, 2)] == [True, False]
 
