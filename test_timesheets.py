@@ -8981,6 +8981,17 @@ def test_manager_refuses_what_was_seen(window):
     assert [window.call("GET", f"/timesheets/{number}", window.boss)["note"] for number in (1, 2)] == ["", "So many?"]
 
 
+def test_manager_approves_more_than_a_body_of_long_notes_holds(window):
+    """One call takes 10,000 entries, however much was written to each."""
+    for part in range(6):
+        rows = (row(f"{part}-{n}", user_id=JANE, description="\u4e00" * 4_900) for n in range(100))
+        window.upload(*rows)
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    page.get_by_role("button", name="Approve", exact=True).click()
+    said(page, "Approved 600 entries, 4,500 h.")
+
+
 def test_refusal_that_stops_midway_goes_on_where_it_stopped(window):
     """What was refused is said and leaves the list; the rest stays ticked; the note outlives a way to the issuer."""
     window.upload(*(row(f"j{hours}", user_id=JANE, hours=hours) for hours in (1, 2, 3)))
