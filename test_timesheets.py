@@ -4905,15 +4905,17 @@ def test_client_generated_from_openapi_uploads(live, tenant, tmp_path):
     assert entry == "Entry datetime.date(2026, 11, 20) 7.5 toggl:ann:1 True"
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """A real browser, in which each test opens windows of its own; while it is there, this thread has an event loop."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not path:
+    if not CHROMIUM:
         pytest.skip("there is no Chromium here to show the page")
     pytest.importorskip("axe_playwright_python", reason="no axe-playwright-python: see .ci/run")
     with importlib.import_module("playwright.sync_api").sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -8917,7 +8919,8 @@ def test_contractor_sees_adds_and_deletes_hours(window):
     page.get_by_role("button", name="Delete 1.5 h of Thu 19 Nov, Garden").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Delete 1.5 h of Thu 19 Nov, Garden").click()
-    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    question = page.get_by_role("dialog", name="Delete 1.5 h of Thu 19 Nov, Garden?")
+    question.get_by_role("button", name="Delete").click()
     said(page, "Deleted 1.5 h of Thu 19 Nov, Garden.")
     assert page.inner_text("tfoot").endswith("9.5")
     page.get_by_role("link", name="After").press("Enter")
@@ -8995,7 +8998,11 @@ def test_manager_takes_back_only_what_was_approved_here(window):
     window.call("PUT", "/approvals/1", window.boss)
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 1 entry, 2 h. Approved before: 1 entry, 7.5 h.")
+    page.route("**/approvals/2?*", lambda route: route.abort())
     page.get_by_role("button", name="Take back").click()
+    said(page, f"Not taken back: {JANE}, 2 h of Fri 20 Nov, StoreZero: The API cannot be reached.")
+    page.unroute("**/approvals/2?*")
+    page.get_by_role("button", name="Take back").click()  # which is still there
     said(page, "Took back the approval of 1 entry, 2 h.")
     assert [window.call("GET", f"/timesheets/{number}", window.boss)["approved"] for number in (1, 2)] == [True, False]
 
@@ -9015,6 +9022,50 @@ def test_manager_refuses_what_was_seen(window):
     said(page, f"Not refused: {JANE}, 13 h of ")
     assert page.get_by_label("5 h of").count() == 1
     assert [window.call("GET", f"/timesheets/{number}", window.boss)["note"] for number in (1, 2)] == ["", "So many?"]
+
+
+def test_manager_approves_more_than_a_body_of_long_notes_holds(window):
+    """One call takes 10,000 entries, however much was written to each."""
+    for part in range(6):
+        rows = (row(f"{part}-{n}", user_id=JANE, description="\u4e00" * 4_900) for n in range(100))
+        window.upload(*rows)
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    page.get_by_role("button", name="Approve", exact=True).click()
+    said(page, "Approved 600 entries, 4,500 h.")
+
+
+def test_refusal_that_stops_midway_goes_on_where_it_stopped(window):
+    """What was refused is said and leaves the list; the rest stays ticked; the note outlives a way to the issuer."""
+    window.upload(*(row(f"j{hours}", user_id=JANE, hours=hours) for hours in (1, 2, 3)))
+    page = window.sign_in("Mira")
+    page.get_by_label("All of jane").check()
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_label("Why do you refuse 3 entries, 6 h?").fill("So many?")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.reload()
+    page.get_by_role("button", name="Refuse").click()
+    assert page.get_by_label("Why do you refuse 3 entries, 6 h?").input_value() == "So many?"
+    page.route("**/approvals/2?*", lambda route: route.abort())
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+    said(page, "Refused 1 entry, 1 h.")
+    said(page, f"Not refused: {JANE}, 2 h of Fri 20 Nov, StoreZero: The API cannot be reached.")
+    assert page.get_by_label("1 h of Fri").count() == 0 and ticked(page) == "Ticked: 2 entries, 5 h"
+    page.unroute("**/approvals/2?*")
+    page.get_by_role("button", name="Refuse").click()
+    page.get_by_role("dialog").get_by_role("button", name="Refuse").click()  # with the same note
+    said(page, "Refused 2 entries, 5 h.")
+    assert [window.call("GET", f"/timesheets/{n}", window.boss)["note"] for n in (1, 2, 3)] == ["So many?"] * 3
+
+
+@pytest.mark.parametrize("who", [MIRA, "waad|AbC"], ids=["address", "subject"])
+def test_own_hours_alone_leave_nothing_to_tick(window, monkeypatch, who):
+    """Where nobody else's hours wait, there is no box that would stand for none."""
+    monkeypatch.setitem(demo.PEOPLE, "mira", ("Mira", who, SCOPES + " approve:timesheets"))
+    window.upload(row("m1", user_id=who))
+    page = window.sign_in("Mira")
+    said(page, "These are your own hours")
+    assert page.get_by_role("checkbox").count() == 0 and page.get_by_role("button", name="Approve").count() == 0
 
 
 def test_clerk_sees_the_month_and_downloads_it(window):
@@ -9147,6 +9198,50 @@ def test_slow_answer_is_announced(window):
     page.wait_for_timeout(500)
     assert "No hours in this week." in page.inner_text("main") and page.inner_text("#said") == ""
 
+    page.route("**/reports/**", lambda route: held.append(route))
+    page.get_by_role("link", name="Reports").click()
+    page.get_by_role("link", name="My hours").click()
+    page.wait_for_timeout(800)
+    assert page.inner_text("#said") == ""  # nobody waits for the reports any more
+
+
+def test_answer_takes_nobody_from_the_field_they_type_in(window):
+    """Who goes to another week and types at once is still in that field when the week is there."""
+    page, held = window.sign_in("Jane", "/app#hours/2026-11-09"), []
+    page.route("**/timesheets?from=2026-11-16*", lambda route: held.append(route))
+    page.get_by_role("link", name="After").click()
+    page.get_by_label("Hours").press_sequentially("7")
+    held[0].continue_()
+    page.locator("#view[aria-busy=false]").wait_for()
+    page.keyboard.type(".5")
+    assert page.get_by_label("Hours").input_value() == "7.5"
+
+
+def test_late_answer_changes_no_day_to_add_hours_on(window):
+    """The day that the form suggests is one of the week that is shown."""
+    page, held = window.sign_in("Jane", "/app#hours/2026-11-09"), []
+    page.route("**/timesheets?from=2026-11-16*", lambda route: held.append(route))
+    page.get_by_role("link", name="After").click()
+    page.get_by_role("link", name="Before").click()
+    said(page, "2 – 8 Nov 2026")
+    with page.expect_response("**/timesheets?limit=100"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    assert page.get_by_label("Day").input_value() == "2026-11-02"
+
+
+def test_back_from_the_issuer_the_page_works(window):
+    """Browsers bring a page back as it was left, in the middle of signing in."""
+    how = {"args": ["--no-sandbox"], "ignore_default_args": ["--disable-back-forward-cache"]}
+    with contextlib.closing(window.browser.browser_type.launch(executable_path=CHROMIUM, **how)) as window.browser:
+        page = window.open()
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name="Jane").wait_for()
+        page.go_back(wait_until="commit")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name="Jane").click()
+        page.get_by_role("button", name="Sign out").wait_for()
+
 
 def test_new_token_that_is_refused_leads_into_no_circle(window, monkeypatch):
     """A fault of the set-up is said, in the API's words; signing in again would not mend it."""
@@ -9181,6 +9276,21 @@ def test_bad_line_adds_nothing_twice(window):
     page.get_by_role("button", name="Add").click()
     said(page, "Added 3 h")
     assert len(window.call("GET", f"/timesheets?user_id={JANE}", window.boss)) == 1
+
+
+def test_what_is_typed_while_an_answer_is_waited_for_stays(window):
+    """The form is emptied of what was added, and of nothing else."""
+    page, held = window.sign_in("Jane"), []
+    page.get_by_label("Project").fill("Garden")
+    page.get_by_label("Hours").fill("3")
+    page.route("**/timesheets", lambda route: held.append(route))
+    page.get_by_role("button", name="Add").click()
+    page.get_by_label("Project").fill("House")
+    held[0].continue_()
+    said(page, "Added 3 h")
+    page.reload()
+    page.locator("#view[aria-busy=false]").wait_for()
+    assert page.get_by_label("Project").input_value() == "House"
 
 
 def test_person_without_a_role_is_told_what_is_missing(window, monkeypatch):
