@@ -811,9 +811,8 @@ def is_sum(row: Row) -> bool:
     said = row.values
     if "date" in said or "start" in said or "id" in said:
         return False
-    return not said.keys() - {"duration"} or bool(
-        SUMS.match(next((str(cell) for cell in row.cells.values() if cell), ""))
-    )
+    first = next((str(cell) for cell in row.cells.values() if cell), "")
+    return not said.keys() - {"duration"} or bool(SUMS.match(first))
 
 
 def person_of(row: Row, options: argparse.Namespace) -> str:
@@ -1174,7 +1173,6 @@ def guard(
 
     :raise Stop: 64, with the first lines of the plan and the ways out
     """
-
     base = len(covered | {change.old.key for change in changes if change.old})
     lost = [c for c in changes if c.old and (c.sign == "-" or (c.row and c.row.user != c.old.user))]
     why = "Is the input complete, and of the right people?"
@@ -1233,6 +1231,7 @@ def told(change: Change) -> str:
 # failed together do not come back together. It is safe: the API knows each row by its key, and takes it once.
 
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+SECONDS_ASKED = re.compile(r"\d{1,12}", re.ASCII)
 TRIES, TIMEOUT, DEADLINE, LARGEST = 5, 30, 480, 64 * 1024 * 1024  # seconds for one answer and for the whole run; bytes
 AGAIN = {402, 408, 425, 429}  # besides every 5xx; a tracker's 402 is a quota, which comes back
 Answer = tuple[int, Headers, bytes]  # status, headers, body
@@ -1274,12 +1273,12 @@ def send(url: str, headers: dict[str, str], body: bytes | None, deadline: float)
 def pause(headers: Headers, attempt: int) -> float:
     """Seconds to wait before another try: what the server asks for, else a random time that doubles (full jitter)."""
     asked, reset = (headers.get(name) or "" for name in ("Retry-After", "x-ratelimit-reset"))
-    if NUMBER.fullmatch(asked):
+    if SECONDS_ASKED.fullmatch(asked):
         return int(asked)
     with contextlib.suppress(ValueError, TypeError):  # absent, or no date
         return max(0, email.utils.parsedate_to_datetime(asked).timestamp() - clock())
     # Auth0 says when, in seconds since 1970; others say in how many seconds. It matters when no request is left.
-    if NUMBER.fullmatch(reset) and headers.get("x-ratelimit-remaining", "0") == "0":
+    if SECONDS_ASKED.fullmatch(reset) and headers.get("x-ratelimit-remaining", "0") == "0":
         return max(0, int(reset) - clock()) if len(reset) > 9 else int(reset)
     return random.uniform(1, min(60, 2 ** (attempt + 1)))
 
