@@ -4613,7 +4613,8 @@ def test_page_is_self_contained_and_names_every_route(live):
     assert "<script" not in page and "src=" not in page and not re.search(r"(href|url\()[=\"']*https?:", page)
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"default-src 'none'; style-src 'sha256-{digest}'" in headers["Content-Security-Policy"]
+    assert f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:;" in headers["Content-Security-Policy"]
+    assert '<link rel="icon" href="data:,">' in page  # else Firefox asks for /favicon.ico, which the policy forbids
     for path, methods in json.loads(live.request("GET", "/openapi.json")[2])["paths"].items():
         assert all(f"{method.upper()} {path}" in html.unescape(page) for method in methods)
 

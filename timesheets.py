@@ -2359,12 +2359,13 @@ a, .key { color: light-dark(#0b5d46, #7fd8b8) } code, pre { font: .9rem/1.45 ui-
 pre { margin: .6rem 0; padding: .6rem .8rem; white-space: pre-wrap; border-radius: .5rem }
 pre { background: light-dark(#f0f0ec, #1f242d) } nav ul { columns: 17rem; margin: 1rem 0 }
 """
-POLICY = "default-src 'none'; style-src {}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = "default-src 'none'; style-src {}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{info['title']}}</title>
+<link rel="icon" href="data:,">
 <style>{{!style}}</style>
 </head>
 <body>
@@ -2469,8 +2470,7 @@ def people() -> str:
     addresses = (settings.issuer, says.get("token_endpoint"))
     origins = sorted({match[0] for each in addresses if (match := ORIGIN.match(str(each)))})
     # Trusted Types: no text becomes HTML or a script, whatever the page's own script might do.
-    policy = f"; script-src {script}; connect-src 'self' {' '.join(origins)}"
-    policy += "; img-src data:; require-trusted-types-for 'script'"
+    policy = f"; script-src {script}; connect-src 'self' {' '.join(origins)}; require-trusted-types-for 'script'"
     facts = {"issuer": settings.issuer, "audience": settings.audience, "client_id": settings.app_client_id}
     facts["user_claim"] = settings.user_claim
     return send_page(text.replace("{}", json.dumps(facts).replace("<", "\\u003c"), 1), style, policy)
