@@ -1776,7 +1776,7 @@ WHO_MAY = [  # the entry is ann's; in the order of ROLES
     ("GET", "/", EVERYBODY),
     ("GET", "/app", EVERYBODY),
     ("GET", "/openapi.json", EVERYBODY),
-    ("GET", "/.well-known/oauth-protected-resource", (404,) * 8),
+    ("GET", "/.well-known/oauth-protected-resource", EVERYBODY),
 ]
 
 

@@ -321,8 +321,8 @@ def issuer_url(text: str) -> str:
     """The expected `iss`: as written, but a bare domain or host gets the slash that Auth0 signs with."""
     if "://" not in text and not re.fullmatch(r"[A-Za-z0-9.-]+\.[A-Za-z0-9-]+/?", text):
         raise ValueError
-    whole = url(text if "://" in text else f"https://{text}")
-    return whole if urllib.parse.urlsplit(whole).path else whole + "/"
+    address = url(text if "://" in text else f"https://{text}")
+    return address if urllib.parse.urlsplit(address).path else address + "/"
 
 
 def exact_issuer(text: str) -> str:
@@ -750,7 +750,8 @@ class Issuer:
         self.settings, self.clock = settings, clock
         self.keys: dict[str, jwt.PyJWK] = {}
         self.description: dict[str, Any] = {}  # its discovery document, for OpenAPI and `explain`
-        self.fetched = self.tried = self.settled = float("-inf")  # when the attempt began that succeeded, ended, or not
+        # When the last attempt began: of those that got keys, of all, of those that have ended.
+        self.fetched = self.tried = self.settled = float("-inf")
         self.lock, self.thread = threading.Lock(), threading.Thread()
 
     def state(self) -> str:
@@ -1083,7 +1084,8 @@ def insufficient_scope(scope: str) -> Problem:
 # a row in PostgreSQL. What is answered is on the disk.
 
 PATIENCE = 5  # seconds that a writer waits for the others
-GIVEN_UP: contextvars.ContextVar[float] = contextvars.ContextVar("given_up", default=math.inf)  # when a request is
+# When the request at hand is given up: its caller has been told so, and nothing of it may be stored any more.
+GIVEN_UP: contextvars.ContextVar[float] = contextvars.ContextVar("given_up", default=math.inf)
 THREADS = 8  # per worker, for what writes; as many for what reads
 CHECKPOINT = 10_000  # pages; in a large table the rows of one upload lie in hundreds of them: copy them back seldom
 
@@ -1195,7 +1197,7 @@ class Database:
     snapshot = "BEGIN"  # what is read after it is of one moment
     for_update = ""  # a writer has the whole database
     quick = True  # a page of a list may be read on the event loop
-    patience: float | None = None  # seconds for the whole of a request; what waits here gives up by itself
+    patience: float | None = None  # seconds after which a request is given up; what waits here gives up by itself
     passing = {  # result codes for trouble that is not the request's
         sqlite3.SQLITE_BUSY: BUSY,
         sqlite3.SQLITE_READONLY: AWAY,
@@ -1537,7 +1539,7 @@ def answer_entries(tests: dict[str, Any], *kind: str, newest_first: bool = False
 
 # ---- Changes: what refuses them, and how they are stored ----
 
-# Whatever changes an entry goes through `upsert` or `change`, which keep the version before.
+# Whatever changes an entry goes through `change`.
 
 REFUSED = {  # code: the status where it is the whole request, and why
     "invalid": (422, "Nothing was stored; errors says why."),
@@ -1622,15 +1624,9 @@ def one_in(values: Sequence[Any]) -> str:
     return f"IN ({', '.join('?' * len(values)) or 'NULL'})"
 
 
-def keep_history(db: Any, ids: Sequence[int]) -> None:
-    """Copy entries into the history. Whatever changes an entry calls this first."""
-    sql = f"INSERT INTO history (entry_id, {KEPT}) SELECT id, {KEPT} FROM entry WHERE id {one_in(ids)}"
-    db.execute(sql, ids)
-
-
 def change(db: Any, ids: Sequence[int], approved: int = 0, voided: int = 0, note: str = "") -> None:
-    """Make the next version of entries, in the caller's name."""
-    keep_history(db, ids)
+    """Make the next version of entries, in the caller's name, and keep the one before."""
+    db.execute(f"INSERT INTO history (entry_id, {KEPT}) SELECT id, {KEPT} FROM entry WHERE id {one_in(ids)}", ids)
     db.execute(
         "UPDATE entry SET approved = ?, voided = ?, note = ?, version = version + 1, changed_at = ?, changed_by = ?"
         f" WHERE id {one_in(ids)}",
@@ -1758,7 +1754,7 @@ def upsert(db: Any, entries: list[tuple[Result, Any]]) -> None:
     caller, closed = request["caller"], request.app.settings.closed_until
     request.app.db.queue_up(db, caller.client)
     keys = [result.external_id for result, _ in entries if result.external_id is not None]
-    known, new, changes, now, who = known_entries(db, caller.client, keys), [], [], utc_now(), caller.name()
+    known, new, changes = known_entries(db, caller.client, keys), [], []
     for result, row in entries:
         fields = None if isinstance(row, VoidedEntry) else fields_of(row.user_id, row)
         old = known.get(result.external_id, UNKNOWN)
@@ -1766,13 +1762,12 @@ def upsert(db: Any, entries: list[tuple[Result, Any]]) -> None:
         if verdict == "created":
             new.append((result, (caller.client, result.external_id, *(fields or ()))))
         elif verdict in ("updated", "deleted"):
-            changes.append((*(fields or old[3:]), int(fields is None), now, who, old[0]))
+            changes.append((*(fields or old[3:]), int(fields is None), old[0]))
         if old[0] is not None:
             result.id = old[0]
-    keep_history(db, [change[-1] for change in changes])
+    change(db, [entry_id for *_, entry_id in changes])
     db.executemany(
-        "UPDATE entry SET user_id = ?, date = ?, project = ?, seconds = ?, description = ?, voided = ?, note = '',"
-        " version = version + 1, changed_at = ?, changed_by = ? WHERE id = ?",
+        "UPDATE entry SET user_id = ?, date = ?, project = ?, seconds = ?, description = ?, voided = ? WHERE id = ?",
         changes,
     )
     for (result, _), entry_id in zip(new, insert(db, [row for _, row in new]), strict=True):
@@ -2296,12 +2291,8 @@ def resource_metadata() -> bytes:
     """Which issuer this API trusts, and its scopes, for clients that have only its address (RFC 9728).
 
     :return 200: Anything
-    :raise 404: `not_found`: PUBLIC_URL does not say how callers see this API
     """
     settings = request.app.settings
-    if not settings.public_url:
-        detail = "This API was not told its own address (PUBLIC_URL), so it cannot describe itself."
-        raise Problem(404, "not_found", detail)
     scopes = sorted({scope for route in request.app.routes if (access := access_of(route)) for scope in access.scopes})
     facts = {"resource": settings.audience, "authorization_servers": [settings.issuer], "scopes_supported": scopes}
     return answer(facts | {"bearer_methods_supported": ["header"], "resource_name": "Timesheets API"})
@@ -2488,11 +2479,12 @@ class Log(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: collections.deque[str] = collections.deque(maxlen=10_000)  # the oldest go first
-        self.some, self.writing, self.thread = threading.Event(), False, threading.Thread()
+        self.some, self.writing, self.thread, self.as_json = threading.Event(), False, threading.Thread(), False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record of Python's own logging."""
-        self.say(self.format(record))
+        """Take a record of Python's own logging, a traceback included."""
+        facts = {"time": utc_now(), "level": record.levelname, "message": self.format(record)}
+        self.say(json.dumps(facts) if self.as_json else " ".join(facts.values()))
 
     def say(self, line: str) -> None:
         """Take a line."""
@@ -2527,19 +2519,9 @@ class Log(logging.Handler):
 LOG = Log()
 
 
-class JsonLines(logging.Formatter):
-    """Log records as JSON, one a line, as requests are logged."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """A record's time, level and message."""
-        return json.dumps({"time": utc_now(), "level": record.levelname, "message": super().format(record)})
-
-
 def log_to_stderr(settings: Settings) -> None:
     """Log plain lines, or JSON."""
-    plain_lines = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    plain_lines.converter = time.gmtime
-    LOG.setFormatter(JsonLines() if settings.log_format == "json" else plain_lines)
+    LOG.as_json = settings.log_format == "json"
     log.setLevel(logging.INFO)
     log.handlers = [LOG]
 
@@ -2692,7 +2674,10 @@ def free_address(settings: Settings) -> tuple[str, int]:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests in flight finish. :raise Faults: database :raise OSError: port"""
+    """Serve until SIGTERM or Ctrl-C; requests in flight finish.
+
+    :raise Faults: the database or the certificate cannot be used :raise OSError: PostgreSQL cannot be reached
+    """
     from granian import Granian  # here, because `import timesheets` needs no server and should be quick
     from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
