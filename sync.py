@@ -101,7 +101,6 @@ def many(count: int, noun: str) -> str:
 
 # ---- Values: days, times, numbers and durations as trackers write them ----
 
-# An export repeats its days, times and lengths, so what was read once is kept.
 DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})(?:[T ].*)?", re.ASCII)
 TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?::([0-5][0-9]))?(?:[.,][0-9]+)?\s?(?:([ap])\.?m\.?)?", re.IGNORECASE)
 MOMENT = re.compile(r"([\d./-]+)[T ]\s*(.+?)\s?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
@@ -118,7 +117,7 @@ PLAIN = re.compile(r"-?(?:\d+(?:[.,]\d*)?|[.,]\d+)", re.ASCII)
 GROUPED = re.compile(r"-?\d{1,3}(?:(?:\.\d{3})+,|(?:,\d{3})+\.)\d*", re.ASCII)
 HOURS, MINUTES, SECONDS = 3600, 60, 1
 ORDERS = {"YMD": (0, 1, 2), "DMY": (2, 1, 0), "MDY": (2, 0, 1)}
-remember = functools.lru_cache(maxsize=65_536, typed=True)
+remember = functools.lru_cache(maxsize=65_536, typed=True)  # an export repeats its days, times and lengths
 
 
 @remember
@@ -377,7 +376,7 @@ NO_WORK = {"break", "holiday", "time_off", "time off", "pause", "feiertag", "abw
 
 
 class Tracker(NamedTuple):
-    """What is asked over the web: a tracker by name, or (with the path alone) any other address.
+    """A tracker that is asked by its name: where, how, and with which settings.
 
     form        how its answer reads, one of FORMATS
     base        scheme and host; SOURCE_URL replaces it
@@ -801,7 +800,7 @@ def interpret(row: Row, options: argparse.Namespace) -> Entry | None:
         row.faults.append(f"{column} is not UTF-8; export as CSV UTF-8, or as JSON")
     if user == "" or project == "":  # --names leaves them out
         worked = 0
-    person, fault = short(person.casefold()), "; ".join(row.faults)
+    person, fault = person.casefold(), "; ".join(row.faults)
     told = user or "", day, project or "", None if fault else worked, note, False
     return Entry(key_of(row, person), person, *told, row.line, fault, row.cells if options.rejects or fault else {})
 
@@ -846,13 +845,7 @@ def key_of(row: Row, person: str) -> str:
     said, sheet = row.values, row.sheet
     if "external_id" in said or "id" not in said:
         return str(said.get("external_id", ""))
-    number = short(str(said["id"]))
-    return f"{sheet.feed}:{person}:{number}" if sheet.form.own else f"{sheet.feed}:{number}"
-
-
-def short(name: str) -> str:
-    """A name as part of a key, which has room for 200 characters."""
-    return name if len(name) <= 80 else hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
+    return f"{sheet.feed}:{person}:{said['id']}" if sheet.form.own else f"{sheet.feed}:{said['id']}"
 
 
 def worked_time(row: Row, day: str, start: datetime | None, zone: tzinfo | None) -> int | None:
@@ -1171,6 +1164,8 @@ def guard(
 ) -> None:
     """Refuse a plan that looks like an incomplete or another export, unless --max-delete says that it is meant.
 
+    Refuse one, too, that brings hours which the API holds under another name of perhaps the same person.
+
     :raise Stop: 64, with the first lines of the plan and the ways out
     """
     base = len(covered | {change.old.key for change in changes if change.old})
@@ -1187,7 +1182,7 @@ def guard(
         limits += [(other, count // 2, count, "would rewrite", why)] if count >= 4 else []
     for steps, limit, count, does, why in limits:
         if len(steps) > (limit if options.max_delete is None else options.max_delete):
-            lines = "".join(f"\n    {told(step)}" for step in steps[:5])
+            lines = "".join(f"\n    {in_a_line(step)}" for step in steps[:5])
             says = f"The plan {does} {len(steps)} of {many(count, 'entry')} that the API holds of these days. {why}"
             meant = f"If it is meant: --max-delete {len(steps)}. Nothing was sent. It begins so:{lines}"
             raise Stop(USAGE, f"{says} {meant}")
@@ -1213,7 +1208,7 @@ def other_spelling(rows: list[Entry], held: list[Entry]) -> tuple[str, str] | No
     return None
 
 
-def told(change: Change) -> str:
+def in_a_line(change: Change) -> str:
     """A step of the plan in a line: sign, day, user, project, hours, note, and of an update what it was."""
     new, old = (
         [entry.day, entry.user, entry.project, f"{hours(entry.seconds)} h", entry.note] if entry else []
@@ -1667,7 +1662,7 @@ class Api:
     def call(self, path: str, body: bytes | None = None) -> tuple[int, Headers, Json]:
         """(status, headers, JSON). A kept token that is refused is dropped and fetched once more.
 
-        :raise Stop: no use
+        :raise Stop: the API took neither token, or answered no JSON
         """
         while True:
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
@@ -1834,10 +1829,10 @@ def bring(export: Export, api: Api) -> None:
     counts["skipped"] += sum(not row.seconds and not row.fault for row in rows)
     counts["unchanged"] += sum(change.sign == "=" for change in changes)
     says = "an approved entry stays as it is until its approval is taken back; this row says"
-    kept = [(c, "rejected", f"{says}: {told(c._replace(sign=''))}") for c in changes if c.sign == "!"]
+    kept = [(c, "rejected", f"{says}: {in_a_line(c._replace(sign=''))}") for c in changes if c.sign == "!"]
     for change, status, why in itertools.chain(kept, apply(api, changes, options.dry_run)):
         if options.dry_run and status != "unchanged":
-            print(f"{told(change._replace(sign='!'))}: {why}" if status == "rejected" else told(change))
+            print(f"{in_a_line(change._replace(sign='!'))}: {why}" if status == "rejected" else in_a_line(change))
         if status != "rejected":
             counts[status] += change.sign != "-" or status == "deleted"
         elif change.row and change.row.seconds:
