@@ -1490,10 +1490,10 @@ FILTERS = {
 }
 
 
-def filters(whose: str = "*") -> dict[str, Any]:
+def filters(owner: str = "*") -> dict[str, Any]:
     """What the query asks of entries, and whose they are to be: SQL tests with their values."""
     asked = {name: getattr(request["query"], name, UNSET) for name in FILTERS}
-    asked["user_id"] = UNSET if whose == "*" else whose
+    asked["user_id"] = UNSET if owner == "*" else owner
     return {FILTERS[name]: value for name, value in asked.items() if value is not UNSET}
 
 
@@ -1583,10 +1583,10 @@ def find(db: Any, condition: str, values: Sequence[Any], locking: str = "") -> l
     return [entry_of(row) for row in db.execute(sql, values)]
 
 
-def one_of(db: Any, entry_id: str, whose: str | None, locking: str = "") -> Entry:
+def one_of(db: Any, entry_id: str, owner: str | None, locking: str = "") -> Entry:
     """The live entry with this id, if it is this person's; `*` takes anybody's. :raise 404: there is none"""
     found = find(db, "id = ?", [int(entry_id)], locking)
-    if not found or whose not in (found[0].user_id, "*"):
+    if not found or owner not in (found[0].user_id, "*"):
         raise refused("not_found")
     return found[0]
 
@@ -2225,11 +2225,11 @@ HEADERS = {  # header, what it says, the statuses or the schema that have it
 def operation(route: bottle.Route) -> dict[str, Any]:
     """One route as an OpenAPI operation: what its docstring and those of its guard say it answers and raises."""
     handler, access = route.callback, access_of(route)
-    about, *_ = (documentation := inspect.getdoc(handler) or "").partition("\n\n:")
+    text, *_ = (documentation := inspect.getdoc(handler) or "").partition("\n\n:")
     described = {
         "operationId": route.name or handler.__name__,
-        "summary": re.split(r"\.(?:\s|$)", about)[0],
-        "description": about,
+        "summary": re.split(r"\.(?:\s|$)", text)[0],
+        "description": text,
     }
     raising: list[Any] = [handler, watch]
     if access:
@@ -2259,7 +2259,7 @@ def problems(raising: Sequence[Any]) -> dict[str, list[str]]:
     return found
 
 
-def response_of(status: str, about: str, schema: str) -> dict[str, Any]:
+def response_of(status: str, text: str, schema: str) -> dict[str, Any]:
     """A response as OpenAPI has it; what is no JSON is text to it."""
     names = [name for name, (_, having) in HEADERS.items() if having & {status, schema}]
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
@@ -2267,7 +2267,7 @@ def response_of(status: str, about: str, schema: str) -> dict[str, Any]:
         media: {"schema": {"type": "string"} if media.startswith("text/") else refer(schema)}
         for media in MEDIA.get(schema, ["application/json"])
     }
-    return {"description": about, "headers": headers, "content": content}
+    return {"description": text, "headers": headers, "content": content}
 
 
 def parameters(route: bottle.Route) -> list[dict[str, Any]]:
@@ -2327,10 +2327,10 @@ def openapi(app: App) -> dict[str, Any]:
     signing_in = {"authorizationUrl": says.get("authorization_endpoint", issuer + "/authorize")}
     flows = {"clientCredentials": flow, "authorizationCode": flow | signing_in}
     headers = {name: {"description": what, "schema": {"type": "string"}} for name, (what, _) in HEADERS.items()}
-    title, _, about = (__doc__ or "").partition("\n\n")[0].partition(": ")
+    title, _, text = (__doc__ or "").partition("\n\n")[0].partition(": ")
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "description": about, "version": VERSION},
+        "info": {"title": title, "description": text, "version": VERSION},
         "servers": [{"url": app.settings.public_url or "/"}],
         "paths": paths,
         "components": {
