@@ -1409,6 +1409,7 @@ def test_reference_cron_clients_request_works_unchanged(api):
     assert type(answer.json["id"]) is int and list(answer.json) == ENTRY_KEYS
     assert api.call("GET", "/approvals", api.boss).json == [entry]
     assert api.call("POST", "/timesheets/upload", api.job, sent).json["id"] == 2
+    assert api.call("GET", "/timesheets/upload", api.job).json == []  # no job knows them again, so none compares them
 
 
 @pytest.mark.parametrize(
@@ -1470,6 +1471,8 @@ def test_dry_run_answers_the_same_and_stores_nothing(api):
     rehearsal = api.upload(*rows, query="?dry_run=1")
     assert (api.table(), api.table(table="history")) == (before, [])
     assert rehearsal["results"][1]["id"] is None
+    single = api.call("POST", "/timesheets/upload?dry_run=1", api.job, row("b"))
+    assert (single.status_int, single.json["id"], "Location" in single.headers) == (201, None, False)
     performance = api.upload(*rows)
     performance["results"][1]["id"] = None
     assert rehearsal == performance
@@ -2801,6 +2804,7 @@ def test_closed_month_takes_no_upload(closed, sent, outcome):
         pytest.param("PUT", "/approvals/1", "boss", {}, 409, "closed", id="approve"),
         pytest.param("PUT", "/approvals/1", "boss", {"version": 5}, 409, "changed", id="approve-what-was-not-seen"),
         pytest.param("PUT", "/approvals/6", "boss", {}, 403, "own_entry", id="approve-ones-own"),
+        pytest.param("PUT", "/approvals/6", "boss", {"version": 5}, 403, "own_entry", id="approve-ones-own-unseen"),
         pytest.param("PUT", "/approvals/2", "boss", {}, 200, None, id="approved-already"),
         pytest.param("PUT", "/approvals/4", "boss", {}, 200, None, id="approve-on-an-open-day"),
         pytest.param("DELETE", "/approvals/2", "boss", None, 409, "closed", id="unapprove"),
@@ -9009,6 +9013,7 @@ def test_contractor_sees_adds_and_deletes_hours(window):
     assert page.evaluate("document.activeElement.ariaLabel") == "After"  # to be pressed again
     assert refusals(page) == ["422"]
 
+    assert "eyJ" not in page.evaluate("JSON.stringify([{ ...sessionStorage }, { ...localStorage }, document.cookie])")
     page.reload()  # the token was in memory only; the tenant still knows who this is
     page.get_by_role("button", name="Sign out").click()
     page.get_by_role("button", name="Sign in").click()
@@ -9027,12 +9032,14 @@ def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
     """By person and week; long days are marked; what changed meanwhile is said and stays; one's own are another's."""
     week = [row(f"j{day}", user_id=JANE, date=f"2026-11-{day}") for day in (16, 17, 18)]
     omar = [row("o1", user_id=OMAR, date="2026-11-16", hours=8), row("o2", user_id=OMAR, date="2026-11-16", hours=5)]
+    omar.append(row("o3", user_id=OMAR, date="2026-11-23", hours=12))  # which is a long day, and no doubled one
     window.upload(*week, *omar, row("m1", user_id=MIRA, date="2026-11-16"))
     page = window.sign_in("Mira")
     groups = page.locator("#view section")
-    assert [text.split("\n")[0] for text in groups.all_inner_texts()] == [JANE, MIRA, OMAR]
+    assert [text.split("\n")[0] for text in groups.all_inner_texts()] == [JANE, MIRA, OMAR, OMAR]
     assert "22 Nov 2026" in groups.nth(0).inner_text() and "22.5 h" in groups.nth(0).inner_text()
     assert "Mon 16 Nov has 13 h. Is something there twice?" in groups.nth(2).inner_text()
+    assert page.inner_text("main").count("Is something there twice?") == 1
     assert groups.nth(1).get_by_role("checkbox").count() == 0 and "another approver" in groups.nth(1).inner_text()
 
     page.get_by_role("button", name="Approve").click()
@@ -9059,7 +9066,7 @@ def test_manager_approves_what_was_seen_and_refuses_with_a_note(window):
     said(page, "Took back the approval of 2 entries, 15 h.")
     assert not any(entry["approved"] for entry in window.call("GET", f"/timesheets?user_id={JANE}", window.boss))
 
-    page.get_by_label("All of omar").check()
+    page.get_by_label("All of omar").first.check()
     page.get_by_label("8 h of Mon 16 Nov, StoreZero, omar").uncheck()
     page.get_by_role("button", name="Refuse").click()
     page.get_by_label("Why do you refuse 1 entry, 5 h?").fill("There is <b>13 h</b> on that Monday.")
@@ -9139,7 +9146,7 @@ def test_refusal_that_stops_midway_goes_on_where_it_stopped(window):
     assert [window.call("GET", f"/timesheets/{n}", window.boss)["note"] for n in (1, 2, 3)] == ["So many?"] * 3
 
 
-@pytest.mark.parametrize("who", [MIRA, "waad|AbC"], ids=["address", "subject"])
+@pytest.mark.parametrize("who", [MIRA, "Mira@ExampleCo.com", "waad|AbC"], ids=["address", "in-capitals", "subject"])
 def test_own_hours_alone_leave_nothing_to_tick(window, monkeypatch, who):
     """Where nobody else's hours wait, there is no box that would stand for none."""
     monkeypatch.setitem(demo.PEOPLE, "mira", ("Mira", who, SCOPES + " approve:timesheets"))
@@ -9174,7 +9181,8 @@ def test_clerk_sees_the_month_and_downloads_it(window):
 def test_sign_in_that_goes_wrong_is_a_sentence(window):
     """An answer that this window did not ask for, a code that was used, an issuer that refuses or is away."""
     before = window.tenant.requests["/oauth/token"]
-    page = window.open("/app?code=x&state=y")
+    page, asked = window.open("/app?code=x&state=y"), []
+    page.on("request", lambda sent: asked.append(urllib.parse.parse_qs(sent.url)) if "/authorize" in sent.url else None)
     said(page, "This answer of the sign-in was not asked for by this window")
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("link", name="Jane").wait_for()
@@ -9191,6 +9199,8 @@ def test_sign_in_that_goes_wrong_is_a_sentence(window):
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("link", name="Cancel").click()
     said(page, "You are not signed in: User did not authorize the request.")
+    page.goto(f"{window.server.url}/app?error=x&state={asked[-1]['state'][0]}")  # an answer counts once
+    said(page, "This answer of the sign-in was not asked for by this window")
 
     window.tenant.fail("/.well-known/openid-configuration", "500", times=1)
     page.get_by_role("button", name="Sign in").click()
@@ -9199,9 +9209,19 @@ def test_sign_in_that_goes_wrong_is_a_sentence(window):
     page.get_by_role("link", name="Jane").click()
     page.get_by_role("button", name="Sign out").wait_for()
     page.locator("#view[aria-busy=false]").wait_for()
+    page.get_by_label("Project").fill("Garden")
     page.context.clear_cookies()
     page.reload()
     said(page, "Your session has ended. Sign in again.")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Omar").click()
+    page.get_by_role("button", name="Sign out").wait_for()
+    page.locator("#view[aria-busy=false]").wait_for()
+    assert page.get_by_label("Project").input_value() == ""  # what Jane typed is not his
+    questions = [each for each in asked if "state" in each and "as" not in each]
+    for name in ("state", "code_challenge"):  # guessed by nobody, each time anew
+        values = {each[name][0] for each in questions}
+        assert len(values) >= 5 and {len(value) for value in values} == {43}
     assert refusals(page) == ["403", "500"]
 
 
@@ -9367,8 +9387,10 @@ def test_what_is_typed_while_an_answer_is_waited_for_stays(window):
     page.route("**/timesheets", lambda route: held.append(route))
     page.get_by_role("button", name="Add").click()
     page.get_by_label("Project").fill("House")
+    page.get_by_role("button", name="Add").click()  # before the first answer is there
     held[0].continue_()
     said(page, "Added 3 h")
+    assert len(held) == 1
     page.reload()
     page.locator("#view[aria-busy=false]").wait_for()
     assert page.get_by_label("Project").input_value() == "House"
@@ -9380,6 +9402,24 @@ def test_person_without_a_role_is_told_what_is_missing(window, monkeypatch):
     page = window.sign_in("Carl")
     said(page, "read:timesheets")
     assert page.locator("nav a").count() == 0 and refusals(page) == ["403"]
+
+
+def test_nobody_is_offered_what_they_cannot_do(window, monkeypatch):
+    """No form without the scope to add, no button without the scope to delete, or for what is approved."""
+    for scopes, buttons in (("read:timesheets", 0), (SCOPES, 1)):
+        empty(window.server)
+        carl = window.tenant.person("carl@exampleco.com", SCOPES)
+        for _ in "ab":
+            window.call("POST", "/timesheets", carl, OWN)
+        window.call("PUT", "/approvals/1", window.boss)
+        monkeypatch.setitem(demo.PEOPLE, "carl", ("Carl", "carl@exampleco.com", scopes))
+        page = window.sign_in("Carl", "/app#hours/2026-11-20")
+        assert page.inner_text("main").count("waits for approval") == 1
+        assert page.get_by_role("button", name="Delete").count() == buttons
+        assert page.locator("#add").is_visible() == bool(buttons)
+    page.get_by_role("link", name="Reports").click()
+    page.get_by_role("link", name="Approved only").wait_for()
+    assert page.locator("#add").is_hidden()
 
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>{{7*7}}\"'&"
