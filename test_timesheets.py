@@ -1378,9 +1378,15 @@ def test_options_lists_the_methods_and_preflight_needs_no_token(tenant, database
     listed = api.call("OPTIONS", "/timesheets", Origin="https://app.example", **ask)
     assert (listed.status_int, listed.body, listed.headers["Allow"]) == (204, b"", "GET, HEAD, OPTIONS, POST")
     assert listed.headers["Access-Control-Allow-Origin"] == "https://app.example"
-    assert "Authorization" in listed.headers["Access-Control-Allow-Headers"]
+    lists = {
+        name: {*listed.headers[f"Access-Control-{name}"].split(", ")} for name in ("Allow-Headers", "Allow-Methods")
+    }
+    assert lists["Allow-Headers"] >= {"Authorization", "Content-Type", "Idempotency-Key"}
+    assert lists["Allow-Methods"] == {"GET", "POST", "PUT", "DELETE"}
     refused = api.call("GET", "/timesheets", Origin="https://app.example")
     assert (refused.status_int, refused.headers["Access-Control-Allow-Origin"]) == (401, "https://app.example")
+    shown = {*refused.headers["Access-Control-Expose-Headers"].split(", ")}
+    assert shown >= {"Link", "Location", "Retry-After", "WWW-Authenticate"} and refused.headers["Vary"] == "Origin"
     for stranger in ("https://app.example.evil", "null", "https://APP.example"):
         assert "Access-Control-Allow-Origin" not in api.call("OPTIONS", "/timesheets", Origin=stranger).headers
 
@@ -1658,7 +1664,7 @@ def test_chunked_body_is_read_and_limited(live, tenant):
     head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     assert live.raw(head.encode() + b"2\r\n[]\r\n0\r\n\r\n")[0] == 200
     chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
-    assert live.raw(head.encode() + chunk * 8 + b"2\r\n[]\r\n0\r\n\r\n")[0] == 413
+    assert live.raw(head.encode() + chunk * 8 + b"2\r\n[]\r\n")[0] == 413  # and its end is not waited for
 
 
 def test_refused_upload_is_answered_before_its_body_is_read(live):
@@ -1813,7 +1819,8 @@ def test_idempotency_key_replays_the_first_answer(api):
     other = api.call("POST", "/timesheets", api.ann, OWN | {"hours": 2}, Idempotency_Key="k1")
     assert (other.status_int, other.json["code"]) == (422, "key_reused")
     assert api.call("POST", "/timesheets", api.bob, OWN | {"hours": 2}, Idempotency_Key="k1").json["id"] == 2
-    assert api.call("POST", "/timesheets", api.ann, OWN, Idempotency_Key="a b").json["code"] == "invalid_key"
+    for bad in ("a b", ""):
+        assert api.call("POST", "/timesheets", api.ann, OWN, Idempotency_Key=bad).json["code"] == "invalid_key"
     assert len(api.table()) == 2
     assert (first.json["version"], look_up(api)["version"]) == (1, 2)
 
@@ -2809,6 +2816,9 @@ def test_closed_month_takes_no_upload(closed, sent, outcome):
         pytest.param("PUT", "/approvals/4", "boss", {}, 200, None, id="approve-on-an-open-day"),
         pytest.param("DELETE", "/approvals/2", "boss", None, 409, "closed", id="unapprove"),
         pytest.param("DELETE", "/approvals/2?note=x", "boss", None, 409, "closed", id="unapprove-with-a-note"),
+        pytest.param(
+            "DELETE", "/approvals/2?version=9", "boss", None, 409, "changed", id="unapprove-what-was-not-seen"
+        ),
         pytest.param("DELETE", "/approvals/1?note=x", "boss", None, 409, "closed", id="refuse"),
         pytest.param("DELETE", "/approvals/1", "boss", None, 204, None, id="waits-already"),
         pytest.param("DELETE", "/approvals/3", "boss", None, 404, "not_found", id="void"),
@@ -4742,6 +4752,7 @@ def test_metadata_for_clients_that_know_only_the_address(tenant, database):
         challenge = api.call("GET", "/timesheets").headers["WWW-Authenticate"]
         where = "https://api.exampleco.com/.well-known/oauth-protected-resource"
         assert challenge == f'Bearer realm="timesheets", resource_metadata="{where}"'
+        assert "WWW-Authenticate" not in api.call("GET", "/nowhere").headers  # where no token would help
         metadata = api.call("GET", urllib.parse.urlsplit(where).path).json
     assert (metadata["resource"], metadata["authorization_servers"]) == (AUDIENCE, [tenant.url])
     assert metadata["scopes_supported"] == ALL_SCOPES
@@ -4902,15 +4913,18 @@ def test_a_request_is_one_line_in_the_log(tenant, tmp_path, form):
         server.request("GET", "/timesheets", headers=["X-Request-ID: abc-1"])
         _, headers, body = server.request("GET", "/timesheets/upload", tenant.machine("batch:upload", client="job"))
         assert json.loads(body) == []
+        server.request("GET", "/timesheets", tenant.person(ANN_MAIL, SCOPES))
+        server.request("GET", "/timesheets/upload", tenant.machine(aud="x"))
         for bad in ("two words", "x" * 65, "<b>"):
             assert server.request("GET", "/health", headers=[f"X-Request-ID: {bad}"])[1]["X-Request-ID"] != bad
     lines = [line for line in server.log.read_text().splitlines() if "/timesheets" in line]
-    assert len(lines) == 2
+    assert len(lines) == 4
+    assert ANN_MAIL in lines[2] and f"invalid_token: aud is 'x', expected {AUDIENCE}" in lines[3].replace('"', "'")
     if form == "plain":
         assert re.search(r"INFO GET '/timesheets' 401 [\d.]+ ms None 'token_required: .*' abc-1$", lines[0])
         assert re.search(rf"INFO GET '/timesheets/upload' 200 [\d.]+ ms 'job' '' {headers['X-Request-ID']}$", lines[1])
     else:
-        first, second = map(json.loads, lines)
+        first, second, *_ = map(json.loads, lines)
         assert (first["status"], first["request_id"], first["caller"]) == (401, "abc-1", None)
         assert (second["status"], second["caller"], second["path"]) == (200, "job", "/timesheets/upload")
 
@@ -9143,6 +9157,11 @@ def test_refusal_that_stops_midway_goes_on_where_it_stopped(window):
     page.get_by_role("button", name="Refuse").click()
     page.get_by_role("dialog").get_by_role("button", name="Refuse").click()  # with the same note
     said(page, "Refused 2 entries, 5 h.")
+    window.upload(row("j4", user_id=JANE, hours=4))
+    page.reload()
+    page.get_by_label("All of jane").check()
+    page.get_by_role("button", name="Refuse").click()
+    assert page.get_by_label("Why do you refuse 1 entry, 4 h?").input_value() == ""  # which is another matter
     assert [window.call("GET", f"/timesheets/{n}", window.boss)["note"] for n in (1, 2, 3)] == ["So many?"] * 3
 
 
