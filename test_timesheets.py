@@ -2757,7 +2757,7 @@ def closed(tenant, database):
         before.upload(*rows, row("open", date="2026-11-01"))
         before.upload({"external_id": "void", "deleted": True})
         before.call("PUT", "/approvals/2", before.boss)
-        before.call("POST", "/timesheets", ann, OWN | {"date": october})  # 5
+        before.call("POST", "/timesheets", ann, OWN | {"date": october}, Idempotency_Key="k")  # 5
         before.call("POST", "/timesheets", before.boss, OWN | {"date": october})  # 6
     with contextlib.closing(Api(tenant, database, CLOSED_UNTIL=october)) as api:
         yield api
@@ -2844,6 +2844,12 @@ def test_refusal_says_until_when_all_is_closed(closed):
     assert "2026-10-31" in result["errors"][0]["detail"]
     for method, path, token in (("DELETE", "/timesheets/5", closed.ann), ("DELETE", "/approvals/2", closed.boss)):
         assert "2026-10-31" in closed.call(method, path, token).text
+
+
+def test_retry_of_what_was_added_before_the_close_is_answered(closed):
+    """The first answer was lost, and the month closed meanwhile: the hours are there, so they are not refused."""
+    answer = closed.call("POST", "/timesheets", closed.ann, OWN | {"date": "2026-10-31"}, Idempotency_Key="k")
+    assert (answer.status_int, answer.json["id"], len(closed.table())) == (201, 5, 6)
 
 
 def test_closed_month_rejects_approvals_row_by_row(closed):
