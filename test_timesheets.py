@@ -821,8 +821,10 @@ def test_subject_that_is_no_name_is_refused(tenant, database, subject):
 
 def test_extra_issuers_share_the_keys(tenant, database):
     """A custom domain beside the canonical one: both spell `iss` their own way, and no third does."""
-    api = Api(tenant, database, EXTRA_ISSUERS="https://login.exampleco.com/")
+    api = Api(tenant, database, EXTRA_ISSUERS="https://login.exampleco.com/, https://id.exampleco.com")
     for issuer, status in (
+        ("https://id.exampleco.com", 200),
+        ("https://id.exampleco.com/", 401),
         ("https://login.exampleco.com/", 200),
         (tenant.url, 200),
         ("https://login.exampleco.com", 401),
@@ -1119,6 +1121,7 @@ def test_issuer_is_read_from_the_domain(domain, issuer):
             for n, odd in enumerate(["31.10.2026", "2026-02-30", "2026-10", "soon"])
         ),
         pytest.param({"TLS_CERT": __file__}, "TLS_CERT and TLS_KEY belong together", id="half-a-certificate"),
+        pytest.param({"TLS_KEY": __file__}, "TLS_CERT and TLS_KEY belong together", id="the-other-half"),
         pytest.param(
             {"TLS_CERT": __file__, "TLS_KEY": " "}, "TLS_CERT and TLS_KEY belong together", id="certificate-and-blank"
         ),
@@ -4832,6 +4835,20 @@ def test_explain_names_the_claim_that_people_lack(tenant):
     env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "USER_CLAIM": OTHER_CLAIM}
     done = run("timesheets.py", "explain", tenant.person("auth0|1", "read:timesheets"), **env)
     assert done.returncode == 1 and f"put the claim {OTHER_CLAIM} into it (USER_CLAIM)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("people", "line"),
+    [
+        ([ANN_MAIL, "*@x.example"], f"✓ uploads for *@x.example, {ANN_MAIL}\n"),
+        ([], "✗ uploads for nobody   (put people or *@domain into the claim "),
+    ],
+    ids=["some", "nobody"],
+)
+def test_explain_says_for_whom_a_program_uploads(here, tenant, people, line):
+    """Where a claim limits it, a token without that claim uploads nothing, and says so nowhere else."""
+    env = {"AUTH0_DOMAIN": tenant.url, "AUTH0_AUDIENCE": AUDIENCE, "PEOPLE_CLAIM": PEOPLE}
+    assert line in here("explain", tenant.machine(**{PEOPLE: people}), **env).stdout
 
 
 @pytest.mark.parametrize("words", [[""], ["Bearer"], ["-"]], ids=["unset-variable", "no-token", "empty-input"])
@@ -9264,9 +9281,11 @@ def test_token_that_expires_in_the_middle_loses_nothing(window, monkeypatch):
     assert page.url.endswith("/app#hours/2026-11-16") and page.get_by_label("Project").input_value() == ""
     assert [entry["hours"] for entry in window.call("GET", f"/timesheets?user_id={MIRA}", window.boss)] == [3]
 
+    page.get_by_label("Project").fill("House")
+    page.get_by_label("Hours").fill("1")
     monkeypatch.setattr(window.tenant, "lifetime", -58)
-    page.get_by_role("button", name="Sign out").click()
-    page = window.sign_in("Mira", "/app#approve")
+    page.evaluate("location.hash = '#approve'")
+    page.reload()
     page.get_by_label("All of jane").check()
     time.sleep(2.1)
     monkeypatch.undo()
@@ -9274,7 +9293,8 @@ def test_token_that_expires_in_the_middle_loses_nothing(window, monkeypatch):
     page.get_by_text("Ticked: 2 entries, 9.5 h").wait_for()
     page.get_by_role("button", name="Approve").click()
     said(page, "Approved 2 entries, 9.5 h.")
-    assert refusals(page) == ["401"]
+    assert len(window.call("GET", f"/timesheets?user_id={MIRA}", window.boss)) == 1  # what is half typed was not sent
+    assert refusals(page) == ["401", "401"]
 
 
 def test_sign_out_is_for_every_window_and_needs_no_answer(window):
@@ -9402,6 +9422,22 @@ def test_bad_line_adds_nothing_twice(window):
     page.get_by_role("button", name="Add").click()
     said(page, "Added 3 h")
     assert len(window.call("GET", f"/timesheets?user_id={JANE}", window.boss)) == 1
+
+    def add(hours):
+        page.get_by_label("Project").fill("Garden")
+        page.get_by_label("Hours").fill(hours)
+        page.get_by_role("button", name="Add").click()
+
+    page.route("**/timesheets", lambda route: route.fetch() and route.abort())
+    add("4")
+    said(page, "The API cannot be reached.")
+    page.unroute("**/timesheets")
+    add("5")  # another entry, and no retry
+    said(page, "Added 5 h")
+    with page.expect_response("**/timesheets"):
+        add("5")  # the same once more, because it was worked twice
+    found = window.call("GET", f"/timesheets?user_id={JANE}", window.boss)
+    assert sorted(entry["hours"] for entry in found) == [3, 4, 5, 5]
 
 
 def test_what_is_typed_while_an_answer_is_waited_for_stays(window):
