@@ -8904,6 +8904,7 @@ def test_app_page_lets_in_nothing_from_elsewhere(live, tenant):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}';" in policy
     assert f"connect-src 'self' {tenant.url[:-1]};" in policy and policy.startswith("default-src 'none';")
+    assert {"frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} <= {*policy.split("; ")}
     assert not re.search(r" on[a-z]+=\"| style=\"| src=|innerHTML|insertAdjacent|document\.write|eval\(", page)
 
 
@@ -9024,6 +9025,7 @@ def test_contractor_sees_adds_and_deletes_hours(window):
         "approved",
         "9.5",
     ]
+    assert page.locator("#view time").all_inner_texts() == ["Mon 16", "Tue 17"]
     assert page.get_by_role("button", name="Delete").count() == 0  # what is uploaded is deleted in the tracker
 
     page.get_by_label("Day").fill("2026-11-19")
@@ -9200,7 +9202,8 @@ def test_own_hours_alone_leave_nothing_to_tick(window, monkeypatch, who):
 
 def test_clerk_sees_the_month_and_downloads_it(window):
     """Approved only, or all; in bars and numbers; the CSV is the API's own."""
-    window.upload(row("j1", user_id=JANE), row("j2", user_id=JANE, project="=Web"), row("o1", user_id=OMAR, hours=1))
+    window.upload(row("j1", user_id=JANE, date="2026-11-01"), row("j2", user_id=JANE, project="=Web"))
+    window.upload(row("o1", user_id=OMAR, hours=1))
     window.call("PUT", "/approvals/1", window.boss)
     window.call("PUT", "/approvals/2", window.boss)
     page = window.sign_in("Carl", "/app#reports/2026-11")
