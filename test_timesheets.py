@@ -1312,6 +1312,7 @@ def test_banner_has_an_ipv6_address_as_a_url_does(tenant, tmp_path):
         pytest.param("GET", "/timesheets/%FF", 404, "not_found", {}, id="404-not-utf-8"),
         pytest.param("GET", "/timesheets/-1", 404, "not_found", {}, id="404-negative-id"),
         pytest.param("GET", "/timesheets/" + "9" * 40, 404, "not_found", {}, id="404-endless-id"),
+        pytest.param("GET", "/timesheets/" + "9" * 19, 404, "not_found", {}, id="404-id-of-65-bits"),
         pytest.param(
             "PATCH", "/timesheets", 405, "method_not_allowed", {"Allow": "GET, HEAD, OPTIONS, POST"}, id="405"
         ),
@@ -1787,6 +1788,7 @@ def test_reference_apps_calls_work_unchanged(api, sent):
         "approved": False,
     }
     assert created.json.items() >= six.items()
+    assert (created.json["source"], created.json["changed_by"]) == ("spa", "ann@example.com")
     assert api.call("GET", "/timesheets", api.ann).json == [created.json]
     assert api.call("GET", "/approvals", api.boss).json == [created.json]
     approved = api.call("PUT", "/approvals/1", api.boss, {})
@@ -4950,6 +4952,15 @@ def test_a_request_is_one_line_in_the_log(tenant, tmp_path, form):
         first, second, *_ = map(json.loads, lines)
         assert (first["status"], first["request_id"], first["caller"]) == (401, "abc-1", None)
         assert (second["status"], second["caller"], second["path"]) == (200, "job", "/timesheets/upload")
+
+
+def test_every_line_of_the_json_log_is_json(tenant, tmp_path):
+    """What collects the log reads warnings as it reads requests; the setting is taken in any case of letters."""
+    with Server(tenant, tmp_path, LOG_FORMAT="JSON", JWKS_URL=tenant.url + "nowhere") as server:
+        server.request("GET", "/nowhere")
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert [line["level"] for line in lines if "cannot be fetched" in line.get("message", "")] == ["WARNING"]
+    assert [line["status"] for line in lines if line.get("path") == "/nowhere"] == [404]
 
 
 def said_by(server):
