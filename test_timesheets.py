@@ -1385,6 +1385,7 @@ def test_options_lists_the_methods_and_preflight_needs_no_token(tenant, database
     lists = {
         name: {*listed.headers[f"Access-Control-{name}"].split(", ")} for name in ("Allow-Headers", "Allow-Methods")
     }
+    assert "Access-Control-Allow-Credentials" not in listed.headers  # tokens are sent, cookies never
     assert lists["Allow-Headers"] >= {"Authorization", "Content-Type", "Idempotency-Key"}
     assert lists["Allow-Methods"] == {"GET", "POST", "PUT", "DELETE"}
     refused = api.call("GET", "/timesheets", Origin="https://app.example")
@@ -1486,6 +1487,9 @@ def test_dry_run_answers_the_same_and_stores_nothing(api):
     performance = api.upload(*rows)
     performance["results"][1]["id"] = None
     assert rehearsal == performance
+    for number, word in enumerate(("0", "false"), start=3):
+        api.upload(row(word), query=f"?dry_run={word}")  # which asks for the real thing
+        assert len(api.table()) == number
 
 
 def test_void_entry_leaves_everything_but_the_table_and_can_come_back(api):
