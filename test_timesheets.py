@@ -9205,6 +9205,22 @@ def test_refusal_that_stops_midway_goes_on_where_it_stopped(window):
     assert [window.call("GET", f"/timesheets/{n}", window.boss)["note"] for n in (1, 2, 3)] == ["So many?"] * 3
 
 
+def test_refusal_goes_on_past_a_closed_month(window, tmp_path):
+    """What is closed is left as it is, and said; the others are refused all the same."""
+    window.upload(row("j1", user_id=JANE, date="2026-10-30", hours=1), row("j2", user_id=JANE, hours=2))
+    changes = {"APP_CLIENT_ID": demo.APP_ID, "DATABASE_URL": str(window.server.database), "CLOSED_UNTIL": "2026-10-31"}
+    with Server(window.tenant, tmp_path, **changes) as window.server:
+        window.tenant.callbacks[:] = [window.server.url + "/app"]
+        page = window.sign_in("Mira")
+        page.get_by_label("All 2 entries").check()
+        page.get_by_role("button", name="Refuse").click()
+        page.get_by_label("Why do you refuse 2 entries, 3 h?").fill("So many?")
+        page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+        said(page, "Refused 1 entry, 2 h.")
+        said(page, f"Not refused: {JANE}, 1 h of Fri 30 Oct, StoreZero: The entry's day is closed")
+        assert [window.call("GET", f"/timesheets/{n}", window.boss)["note"] for n in (1, 2)] == ["", "So many?"]
+
+
 @pytest.mark.parametrize("who", [MIRA, "Mira@ExampleCo.com", "waad|AbC"], ids=["address", "in-capitals", "subject"])
 def test_own_hours_alone_leave_nothing_to_tick(window, monkeypatch, who):
     """Where nobody else's hours wait, there is no box that would stand for none."""
