@@ -6343,6 +6343,62 @@ def test_half_of_four_days_may_be_rewritten(world, days, changed, status):
     assert found == status and (f"rewrite {changed} of {days} entries" if status else f"{changed} updated") in said
 
 
+def of_people(*lines):
+    """An export without ids: (name, days of November, hours)."""
+    rows = [f'{november(day)},"{name}",P,{hours},\n' for name, days, hours in lines for day in days]
+    return PLAIN_HEAD + "".join(rows)
+
+
+DOE, DOES_ADDRESS = ("Jane Doe", (2, 3, 4, 5), 8), ("jane@x.example", (2, 3, 4, 5), 8)
+
+
+@pytest.mark.parametrize(
+    ("held", "said", "options", "old"),
+    [
+        pytest.param([DOE], [DOES_ADDRESS], (), "Jane Doe", id="name-and-address"),
+        pytest.param([DOES_ADDRESS], [DOE], (), "jane@x.example", id="address-and-name"),
+        pytest.param([DOE], [("DOE, Jane", (2, 3, 4, 5), 8)], (), "Jane Doe", id="last-name-first"),
+        pytest.param([DOE], [("jane_doe2@x.example", (2, 3, 4, 5), 8)], (), "Jane Doe", id="address-of-both-names"),
+        pytest.param([DOE], [("jane@x.example", (4, 5, 6, 7), 8)], (), "Jane Doe", id="half-of-the-hours"),
+        pytest.param([DOE], [("jane@x.example", (5, 6, 7), 8)], (), None, id="less-than-half"),
+        pytest.param([DOE], [("Jane Roe", (2, 3, 4, 5), 7)], (), None, id="two-of-one-first-name"),
+        pytest.param([DOE], [("Jane Roe", (9, 10, 11, 12), 8)], (), None, id="other-days"),
+        pytest.param([DOE], [("Ann Lee", (2, 3, 4, 5), 8)], (), None, id="no-word-in-common"),
+        pytest.param([("J. 007 Doe", (2, 3), 8)], [("J. 007 Roe", (2, 3), 8)], (), None, id="no-word-but-a-letter"),
+        pytest.param([DOES_ADDRESS], [("ann@x.example", (2, 3, 4, 5), 8)], (), None, id="host-in-common"),
+        pytest.param([DOE], [DOE, DOES_ADDRESS], (), None, id="both-are-in-the-input"),
+        pytest.param([DOE, ("jane@x.example", (9,), 1)], [DOES_ADDRESS, ("jane@x.example", (9,), 1)], (), None,
+                     id="both-are-in-the-api"),
+        pytest.param([DOE], [DOES_ADDRESS], ("--user", "jane@x.example"), None, id="told-by---user"),
+        pytest.param([], [DOES_ADDRESS], (), None, id="an-empty-api"),
+    ],
+)  # fmt: skip
+def test_hours_that_the_api_holds_under_another_name(world, held, said, options, old):
+    """Before one person's hours are stored twice, under two spellings of the name, the run asks."""
+    world.file.write_text(of_people(*held))
+    assert world.sync()[0] == 0
+    before = world.table()
+    world.file.write_text(of_people(*said))
+    status, says = world.sync(*options)
+    assert (status, f"already, as {old}'s." in says) == (64 if old else 0, bool(old))
+    assert (world.table() == before) == bool(old)
+
+
+@pytest.mark.parametrize(
+    ("place", "outcome"), [(0, "5 rows: 5 unchanged"), (1, "5 rows: 4 created, 1 unchanged")], ids=["one", "two"]
+)
+def test_advice_for_two_names_of_a_person_works(world, place, outcome):
+    """Each of the two lines, put into --names beside those of the others."""
+    world.file.write_text(of_people(DOES_ADDRESS, ("Ann Lee", (2,), 3)))
+    world.sync()
+    world.file.write_text(of_people(("Doe, Jane", (2, 3, 4, 5), 8), ("Ann Lee", (2,), 3)))
+    status, said = world.sync()
+    lines = re.findall("`(user,.*?)`", said)
+    assert (status, lines) == (64, ['user,"Doe, Jane",jane@x.example', 'user,"Doe, Jane","Doe, Jane"'])
+    (world.folder / "names.csv").write_text(f"{lines[place]}\nuser,Ann Lee,Ann Lee\n")
+    assert world.sync("--names", str(world.folder / "names.csv"), "-v")[1].endswith(outcome + "\n")
+
+
 def test_snapshot_of_one_tracker_leaves_anothers_entries(world):
     """A contractor who uses two trackers has two jobs; neither voids what the other brought."""
     world.file.write_text("date,user_id,project,hours,external_id\n2026-11-02,jane@x.example,Web,1,my-1\n")
@@ -9587,6 +9643,13 @@ def test_document_speaks_of_settings_and_options_that_exist(document):
     for line in re.findall(r"^.*sync\.py .*$", text, re.MULTILINE):
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", line.partition("sync.py ")[2])) <= options_of_the_job(), line
     assert all(name in globals() for name in re.findall(r"`(test_\w+)`", text))
+
+
+def test_messages_that_are_explained_are_said():
+    """What docs/trackers.md tells to do, it tells to do about a sentence of sync.py."""
+    table = document_text("docs/trackers.md").partition("| message | what to do |")[2]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert messages and all(message.rstrip(":") in inspect.getsource(sync) for message in messages)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
