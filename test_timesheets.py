@@ -10,12 +10,14 @@ uv run test_timesheets.py -k token       the tests whose names hold a word
 PICTURES=docs uv run --with axe-playwright-python test_timesheets.py -k pictures    makes the README's pictures anew
 """
 
+import argparse
 import base64
 import collections
 import concurrent.futures
 import contextlib
 import csv
 import dataclasses
+import email.utils
 import functools
 import hashlib
 import hmac
@@ -6090,6 +6092,8 @@ class Relay(Answering):
                 "503": (503, b"{}", {"Retry-After": "3"}),
                 "401": (401, b'{"detail": "The token is not valid."}', {}),
                 "429": (429, b"{}", {"Retry-After": "2"}),
+                "408": (408, b"{}", {"Retry-After": "2"}),
+                "425": (425, b"{}", {"Retry-After": "2"}),
                 "429 by date": (429, b"{}", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
                 "html": (200, b"<html>", {}),
                 "501": (501, b"<html>", {}),
@@ -6470,6 +6474,14 @@ def test_spaces_around_a_name_make_nobody_else(world):
         assert world.sync("--user", " s@x ", "--snapshot", "2026-11-01..2026-11-30") == (0, said)
 
 
+def test_accent_of_two_letters_makes_nobody_else(world):
+    """What a Mac writes as two letters the API stores as one: the same export is the same person's."""
+    days = "".join(f"2026-11-{day:02},Ju\u0308rg Ma\u0308r,P,1,\n" for day in range(2, 9))
+    world.file.write_text(PLAIN_HEAD + days)
+    assert world.sync() == (0, "7 rows: 7 created\n")
+    assert world.sync() == (0, "")
+
+
 def test_exports_that_overlap_are_uploaded_once(world):
     """The rows that two sources share are skipped the second time, and counted."""
     world.write(2, 3)
@@ -6507,6 +6519,7 @@ def test_rows_that_the_api_refuses_are_rejects_with_their_line(world):
         pytest.param([None, "429"], [2], id="429-then-fine"),
         pytest.param([None, "503", "429"], [3, 2], id="503-429-then-fine"),
         pytest.param([None, "429 by date"], [0], id="retry-after-date"),
+        pytest.param([None, "408", "425"], [2, 2], id="408-425-then-fine"),
         pytest.param([None, "500 after commit"], [None], id="500-after-commit"),
         pytest.param([None, "cut after commit"], [None], id="answer-cut-off-after-commit"),
     ],
@@ -6530,6 +6543,7 @@ def test_trouble_that_passes_doubles_nothing(world, script, slept):
         pytest.param(["501"] * 9, 75, "The Timesheets API at 127.0.0.1:", id="501"),
         pytest.param(["short"], 70, "list of entries is not as expected", id="list-that-is-none"),
         pytest.param([None, "short"], 70, "does not account for every row", id="rows-unaccounted-for"),
+        pytest.param([None, *["413"] * 9], 70, "does not account for every row", id="413-of-a-single-row"),
         pytest.param(["404"], 78, "There is nothing at this address. Is TIMESHEETS_URL right?", id="404"),
         pytest.param(["redirect"], 78, "307 and no JSON; is TIMESHEETS_URL right?", id="redirect"),
     ],
@@ -6551,6 +6565,27 @@ def test_slow_api_is_not_waited_for(world, monkeypatch):
     status, said = world.sync()
     world.relay.released.set()
     assert status == 75 and "cannot be reached (timed out)" in said and len(world.slept) == 4
+
+
+def test_run_ends_before_its_time_is_up(world, monkeypatch):
+    """cron's next run must find the lock free: a pause that ends too late is not begun."""
+    world.write(2)
+    passed, now = [0], time.time
+    monkeypatch.setattr(sync, "clock", lambda: now() + passed[0])
+    monkeypatch.setattr(sync, "sleep", lambda wait: (world.slept.append(wait), passed.append(passed.pop() + wait)))
+    monkeypatch.setattr(sync, "DEADLINE", 8)
+    world.relay.script[:] = ["503"] * 9
+    status, said = world.sync()
+    assert (status, world.slept) == (75, [3, 3]) and "answered 503. Nothing is lost" in said
+
+
+def test_dripping_answer_ends_with_the_time_of_the_run(world, monkeypatch):
+    """Each piece comes in time, and still the whole does not: what drips on for ever counts as no answer."""
+    world.write(2)
+    monkeypatch.setattr(sync, "DEADLINE", 0.3)
+    world.tenant.fail("/oauth/token", "drip")
+    status, said = world.sync()
+    assert (status, world.slept) == (75, []) and "the answer is endless" in said
 
 
 def test_endless_answer_is_cut_short(world, monkeypatch):
@@ -6623,14 +6658,32 @@ def test_deletion_that_the_tracker_reports_needs_no_snapshot(world):
     [
         pytest.param("/", "pages lead in a circle", id="circle"),
         pytest.param("http://127.0.0.1:9/", "on another host; its authorization does not follow", id="another-host"),
+        pytest.param("https://{host}/2", "on another host; its authorization does not follow", id="another-scheme"),
     ],
 )
 def test_pages_that_lead_astray(world, link, says):
     """A tracker cannot keep the job busy for ever, or send its authorization elsewhere."""
     with serving(Saying, says=lambda path: ({"Link": f'<{link}>; rel="next"'}, b"[]")) as tracker:
+        link = link.format(host=f"127.0.0.1:{tracker.server_port}")
         world.file = f"http://127.0.0.1:{tracker.server_port}/"
         status, said = world.sync()
     assert status == 66 and says in said
+
+
+@pytest.mark.parametrize(
+    ("said", "following"),
+    [
+        pytest.param('</2>; rel="next"', "/2", id="quoted"),
+        pytest.param("</2>; rel=next", "/2", id="bare"),
+        pytest.param('</2>; title="More"; rel="next"', "/2", id="after-another-parameter"),
+        pytest.param('</0>; rel="prev", </2>; rel="next", </9>; rel="last"', "/2", id="among-others"),
+        pytest.param('</0>; rel="prev", </9>; rel="last"', "", id="none"),
+        pytest.param(None, "", id="no-header"),
+    ],
+)
+def test_next_page_is_read_from_a_link_header(said, following):
+    """As RFC 8288 lets it be written; a page that is not followed would look deleted."""
+    assert sync.linked({"Link": said} if said else {}) == following
 
 
 def test_address_is_asked_for_the_days_of_the_snapshot(world):
@@ -6687,6 +6740,9 @@ def test_api_that_is_away(world, monkeypatch):
         ),
         pytest.param(
             {"TIMESHEETS_URL": "http://api.example/"}, 78, "TIMESHEETS_URL must start with https://", id="http-api"
+        ),
+        pytest.param(
+            {"TIMESHEETS_URL": "http://127.0.0.1.example/"}, 78, "TIMESHEETS_URL must", id="http-nearly-loopback"
         ),
         pytest.param({"TOKEN_URL": "http://issuer.example/"}, 78, "TOKEN_URL must start with", id="http-token"),
     ],
@@ -6765,6 +6821,14 @@ def test_each_issuer_is_asked_in_its_own_words(env, where, asked):
         pytest.param((404, {"error": "HTTP 404 Not Found"}), 77, "TOKEN_URL", id="no-such-endpoint"),
         pytest.param((200, {"access_token": "opaque", "token_type": "Bearer"}), 78, "TOKEN_RESOURCE", id="opaque"),
         pytest.param((400, {"error": "unauthorized_client"}), 77, "Is the client-credentials grant on", id="grant-off"),
+        pytest.param((200, {"access_token": "a.b.c", "token_type": "DPoP"}), 77, "without a bearer token", id="dpop"),
+        pytest.param(
+            (200, {"access_token": "a.b.c", "token_type": "Bearer", "scope": "no-batch:upload"}),
+            77,
+            "does not permit uploads",
+            id="scope-that-ends-alike",
+        ),
+        pytest.param((201, {"access_token": "a.b.c", "token_type": "Bearer"}), 77, "refused a token (201", id="201"),
     ],
 )
 def test_refusal_by_another_issuer_names_the_setting(answer, status, says):
@@ -6774,13 +6838,37 @@ def test_refusal_by_another_issuer_names_the_setting(answer, status, says):
     assert stop.value.status == status and says in str(stop.value)
 
 
-def test_token_is_kept_for_what_was_asked(world, monkeypatch):
-    """Whoever mends TOKEN_SCOPE gets a token with it, and not the one before."""
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [("TOKEN_SCOPE", "batch:upload", 0), ("AUTH0_CLIENT_ID", "other", 0), ("AUTH0_AUDIENCE", "https://other/", 77)],
+)
+def test_token_is_kept_for_what_was_asked(world, monkeypatch, name, value, status):
+    """Whoever mends TOKEN_SCOPE gets a token with it, and not the one before; so does another client's job."""
     world.write(2)
     world.sync()
-    monkeypatch.setenv("TOKEN_SCOPE", "batch:upload")
-    assert [world.sync()[0], world.sync()[0]] == [0, 0]
-    assert world.tenant.requests["/oauth/token"] == 2
+    world.tenant.clients["other"] = world.tenant.clients[demo.CLIENT_ID]
+    monkeypatch.setenv(name, value)
+    assert [world.sync()[0], world.sync()[0]] == [status, status]
+    assert world.tenant.requests["/oauth/token"] == (3 if status else 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "good"), [({"expires_in": 600}, 600), ({}, 0), ({"expires_in": "soon"}, 0)], ids=["told", "untold", "text"]
+)
+def test_token_is_good_for_as_long_as_the_issuer_says(said, good):
+    """One whose time is not told is used, and not kept; a scope that is not told is the one that was asked for."""
+    answer = {"access_token": "a.b.c", "token_type": "bearer", **said}
+    token, expires = sync.read_token(200, json.dumps(answer).encode(), {"AUTH0_AUDIENCE": AUDIENCE})
+    assert token == "a.b.c" and abs(expires - time.time() - good) < 5
+
+
+def test_token_with_more_than_a_minute_left_is_used(world):
+    """The issuer bills each new one."""
+    world.write(2)
+    world.sync()
+    (cache,) = (world.folder / "state").glob("token-*.json")
+    cache.write_text(json.dumps(json.loads(cache.read_text()) | {"expires": time.time() + 75}))
+    assert world.sync() == (0, "") and world.tenant.requests["/oauth/token"] == 1
 
 
 OIDC_PROVIDER = """
@@ -7120,6 +7208,19 @@ def test_reset_is_a_time_or_a_number_of_seconds():
     assert sync.pause({"x-ratelimit-reset": "30"}, 0) == 30
     assert 20 < sync.pause({"x-ratelimit-reset": str(int(time.time()) + 30)}, 0) <= 30
     assert sync.pause({"x-ratelimit-reset": "900", "x-ratelimit-remaining": "99"}, 0) <= 2  # there is no need to wait
+
+
+def test_pause_lasts_until_the_date_that_is_named():
+    """RFC 9110 section 10.2.3: a date in the place of seconds."""
+    at = email.utils.formatdate(time.time() + 30, usegmt=True)
+    assert 20 < sync.pause({"Retry-After": at}, 0) <= 30
+
+
+def test_pause_that_nobody_names_doubles_up_to_a_minute():
+    """Random, so that jobs that failed together do not come back together, and never at once."""
+    for attempt, most in enumerate((2, 4, 8, 16, 32, 60, 60)):
+        waits = [sync.pause({}, attempt) for _ in range(400)]
+        assert 1 <= min(waits) < max(waits) <= most and max(waits) > 0.8 * most, attempt
 
 
 def test_endless_retry_after_is_no_number():
@@ -8313,6 +8414,41 @@ def test_approved_entry_stands_in_the_way_of_covered_days_only():
         assert [step.sign for step in sync.match([ID7], [approved], covered, "f")] == [sign]
 
 
+def ann_worked(count, hours=1, key="", **changes):
+    """Entries of Ann's, on projects 0, 1, 2 ..., with ids or numbers that begin with `key`, or without."""
+    return [work(str(n), hours, key and f"{key}{n}", **changes) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "meant", "says"),
+    [
+        pytest.param(ann_worked(6, 1, "f:", user="bob@x"), ann_worked(6, 1, "f:"), None,
+                     "The plan deletes, or gives to another person, 6 of 6 entries", id="six-given-away"),
+        pytest.param(ann_worked(5, 1, "f:", user="bob@x"), ann_worked(5, 1, "f:"), None, "", id="five-given-away"),
+        pytest.param(ann_worked(6, 1, "f:", user="bob@x") + ann_worked(60, 1, "f:")[6:], ann_worked(60, 1, "f:"), None,
+                     "", id="a-tenth-given-away"),
+        pytest.param(ann_worked(6, 1, "f:", user="bob@x"), ann_worked(6, 1, "f:"), 6, "", id="given-away-and-meant"),
+        pytest.param(ann_worked(1, 0, "f:"), ann_worked(1, 1, "f:"), 0, "deletes, or gives to another person, 1 of 1 entry",
+                     id="none-is-meant"),
+        pytest.param(ann_worked(6, 0, "f:"), ann_worked(6, 1, "f:"), None, "\n    - 2026-11-02 ann@x 0 1 h\n",
+                     id="corrected-to-no-length"),
+        pytest.param(ann_worked(4, 2, "f:"), ann_worked(4, 1, "f:"), None, "", id="ids-tell-what-is-rewritten"),
+        pytest.param(ann_worked(4, 2), ann_worked(4, 1, "1"), None, "would rewrite 4 of 4 entries", id="rewritten"),
+        pytest.param(ann_worked(4, 2), ann_worked(4, 1, "1", approved=True), None, "would rewrite 4 of 4 entries",
+                     id="rewritten-if-it-were-not-approved"),
+        pytest.param(ann_worked(1, 0), ann_worked(4, 1, "1"), None, "", id="day-without-work"),
+    ],
+)  # fmt: skip
+def test_guard(rows, held, meant, says):
+    """What looks like half an export, or another one, is asked about, unless as much is meant; nothing else is."""
+    options = argparse.Namespace(max_delete=meant, user=None, names={"user": {}})
+    covered = {entry.key for entry in held if NUMBERED.fullmatch(entry.key)}
+    plan = sync.match(rows, held, covered, "f")
+    with pytest.raises(sync.Stop) if says else contextlib.nullcontext() as stop:
+        sync.guard(plan, rows, held, covered, options)
+    assert not says or (stop.value.status == 64 and says in str(stop.value))
+
+
 DAYS, WHO = st.sampled_from(["2026-11-02", "2026-11-03"]), {"ann": "ann@x", "ann@x": "ann@x", "bob": "bob@x"}
 WHATS = st.sampled_from(["P/a", "P/b", "Q/a", "Q/"])
 NUMBERS = st.sampled_from(["f:7", "f:8", "f:9", ""])
@@ -8759,6 +8895,7 @@ PLAIN_HEAD, KEYED_HEAD = "date,user_id,project,hours,description\n", "date,user_
 BOB = "2026-11-02,bob@x,P,3,\n"
 THREE = PLAIN_HEAD + ENTRY.format(2, 1, "") + ENTRY.format(3, 2, "") + BOB
 NOVEMBER = ("--snapshot", "2026-11-01..2026-11-30")
+TWO_OF_ANN = "2026-11-02,Ann,P,1,\n2026-11-02,Ann,P,2,\n"
 
 
 @pytest.mark.parametrize(
@@ -8769,6 +8906,12 @@ NOVEMBER = ("--snapshot", "2026-11-01..2026-11-30")
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 4, ""), ("--add-only", *NOVEMBER), 0, [2, 3, 4], id="add-only"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 0, ""), (), 0, [2, 3], id="a-day-of-no-length"),
         pytest.param(THREE, PLAIN_HEAD, NOVEMBER, 0, [1, 2, 3], id="an-empty-input"),
+        pytest.param(THREE, PLAIN_HEAD, ("--user", "ann@x", *NOVEMBER), 0, [1, 2, 3], id="an-empty-input-of---user"),
+        pytest.param(EXPORT, EXPORT.replace("10:00:00,01:00:00", ","), (), 0, [1], id="a-day-on-which-a-timer-runs"),
+        pytest.param(PLAIN_HEAD + TWO_OF_ANN, PLAIN_HEAD + "2026-11-02,Ann,P,1,\n", ("--user", "ann@x"), 0, [1],
+                     id="a-day-of-one-with-another-name-in-the-api"),
+        pytest.param(PLAIN_HEAD + TWO_OF_ANN, PLAIN_HEAD + "2026-11-02,A. Lee,P,1,\n", ("--user", "Ann"), 0, [1],
+                     id="a-day-of-one-with-another-name-in-the-export"),
         pytest.param(THREE, PLAIN_HEAD + BOB, ("--user", "ann@x", *NOVEMBER), 0, [3], id="of---user-too"),
         pytest.param(THREE + ENTRY.format(2, 4, ""), THREE + ENTRY.format(2, "x", ""), (), 65, [1, 2, 3, 4],
                      id="a-day-with-an-unreadable-row"),
@@ -8784,6 +8927,8 @@ NOVEMBER = ("--snapshot", "2026-11-01..2026-11-30")
                      [2], id="no-length-by-id"),
         pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1), KEYED_HEAD + KEYED.format(20, 0, 1), (), 0, [],
                      id="no-length-by-id-on-another-day"),
+        pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1) + KEYED.format(2, 2, 2), KEYED_HEAD + KEYED.format(2, 0, 1),
+                     ("--add-only",), 0, [1, 2], id="no-length-by-id-of-add-only"),
     ],
 )  # fmt: skip
 def test_what_the_input_lacks_is_deleted_where_it_says_all(door, monkeypatch, before, now, options, status, left):
