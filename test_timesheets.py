@@ -5396,6 +5396,13 @@ ENTRIES_ZIP = zipped("time_entries.csv", "x" * 99)
         pytest.param(
             TOGGL + ROW.format("03/04/2026", "03/04/2026"), (), 64, "can be read two ways", id="ambiguous-date"
         ),
+        pytest.param(
+            TOGGL + ROW.format("12/11/2026", "12/11/2026"), (), 64, "can be read two ways", id="ambiguous-date-of-a-twelfth"
+        ),
+        pytest.param(
+            TOGGL + ROW.format("03/04/2026", "03/04/2026") + ROW.format("2026-11-02", "2026-11-02"), (), 64,
+            "can be read two ways", id="ambiguous-date-before-a-clear-one",
+        ),
         pytest.param(EXPORTS["toggl-api"][0], (), 64, "Add --tz, for example --tz Europe/Berlin", id="utc"),
         pytest.param("x", ("--format", "nonsense"), 64, "There is no csv format nonsense", id="unknown-format"),
         pytest.param("x", ("--tz", "Mars/Base"), 64, "Mars/Base is no time zone", id="unknown-zone"),
@@ -5418,6 +5425,27 @@ def test_input_that_is_refused(look, text, options, status, sentence):
     """Nothing is guessed: the sentence says what was found, and what to do."""
     found, entries, said = look(text, *options)
     assert (found, entries) == (status, []) and sentence in said
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "last"),
+    [
+        pytest.param(("--since", "3d"), "2026-11-17", "2026-11-20", id="days"),
+        pytest.param(("--since", "3"), "2026-11-17", "2026-11-20", id="number"),
+        pytest.param(("--since", "2026-11-01"), "2026-11-01", "2026-11-20", id="date"),
+        pytest.param(
+            ("--since", "3d", "--tz", "Asia/Tokyo"), "2026-11-18", "2026-11-21", id="today-is-where-they-work"
+        ),
+        pytest.param(("--snapshot", "2026-11-02..2026-11-02"), "2026-11-02", "2026-11-02", id="one-day"),
+        pytest.param((), "2026-10-16", "2026-11-20", id="asked-for-nothing"),
+    ],
+)
+def test_window_begins_and_ends_on_these_days(monkeypatch, options, first, last):
+    """Both days are in it; a tracker that is asked by name has one of 35 days."""
+    now = datetime(2026, 11, 20, 16, 30, tzinfo=UTC).timestamp()
+    monkeypatch.setattr(sync, "clock", lambda: now)
+    found = sync.parse_options(["--tz", "UTC", *options, "toggl"])
+    assert (found.window, found.covers) == ((first, last), True)
 
 
 @pytest.mark.parametrize("source", [("toggl", "kimai"), ("export.csv", "toggl")])
@@ -5541,6 +5569,16 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
      "Fecha de finalizaci\u00f3n,Hora de finalizaci\u00f3n,Duraci\u00f3n (h)\n"
      "S,B,x,Jane D,jane@x.example,2026-11-16,09:00,2026-11-16,10:30,01:30\n", (),
      ["clockify:jane@x.example:2026-11-16:1|jane@x.example|2026-11-16|S|1.5|x"]),
+    ("06-clockify-words-for-no-work", CLOCKIFY.replace("Task", "Typ") + "".join(
+        f'"S","B","x","{kind}","J","j@x","2026-11-16","09:00","2026-11-16","10:00","01:00"\n'
+        for kind in ("", "Pause", "Feiertag", "Abwesenheit", "Pausa", "Descanso")), (), ["2026-11-16 1"]),
+    ("day-and-month-alike", ONE_DAY.format("03/03/2026", 1), USER, ["2026-03-03 1"]),
+    *((f"end-{start}-{end}", TOGGL + ROW.format("2026-11-16", day).replace("09:00:00", start).replace("10:00:00,01:00:00",
+       f"{end},"), (), [f"2026-11-16 {hours}"])
+      for start, day, end, hours in (("11:00 AM", "2026-11-16", "1:00 pm", 2), ("11:30 P.M.", "2026-11-17", "12:30 a.m.", 1),
+                                     ("12:30 PM", "2026-11-16", "1:15 PM", 0.75))),
+    *((f"list-{name}", json.dumps({name: [{"user_id": "x", "date": "2026-11-16", "project": "P", "hours": 1}], "tags": []}),
+       (), ["2026-11-16 1"]) for name in ("results", "data", "nodes", "items", "Entries", "worklogs", "timelogs")),
     ("16-null", "null", (), []),
     ("16-list", " []\n", (), []),
     *((f"compact-time-{name}", f'[{{"start": "20261116T0800{end}", "end": "20261116T0930{end}", "tags": ["S"]}}]', TOLD,
@@ -5560,7 +5598,8 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
      ["generic:j@x:2026-11-16:1|j@x|2026-11-16|#s|1.5|Build, test",
       "generic:j@x:2026-11-17:1|j@x|2026-11-17|#s|1.75|Deploy"]),
     *((f"20-{word}", f"project,date,hours\nP,2026-11-16,1.5\n{word},,1.5\n", USER, ["2026-11-16 1.5"])
-      for word in ("Total", "TOTAL:", "Summe", "Subtotal", "Sub-total", "Sum", "Gesamt", "Total 3 entries", "")),
+      for word in ("Total", "TOTAL:", "Summe", "Subtotal", "Sub-total", "Sum", "Gesamt", "Totaal", "Totale:", "Suma", "Total 3 entries",
+                   "** Total **", "")),
     ("21-date-start-stop", "project;date;start;stop\nS;2026-11-16;08:37;11:06\nS;2026-11-16;23:30;00:15\n",
      (*USER, "--map", "date=date,start=start,end=stop,project=project"), ["2026-11-16 2.4833", "2026-11-16 0.75"]),
     ("21-time-end-time", "project;date;start;stop\nS;2026-11-16;08:37;11:06\nS;2026-11-16;23:30;00:15\n",
@@ -5804,15 +5843,24 @@ PART = [  # what an answer says beside one row, and what of it says that there a
     ("solidtime", '"meta": {"total": 250}', "it holds 1 of 250 entries"),
     ("pagination", '"pagination": {"total": 3}', "it holds 1 of 3 entries"),
     ("jira", '"startAt": 0, "maxResults": 1, "total": 3', "it holds 1 of 3 entries"),
+    ("totalCount", '"totalCount": 2', "it holds 1 of 2 entries"),
+    ("totalEntries", '"totalEntries": 2', "it holds 1 of 2 entries"),
+    ("page", '"page": 1, "total": 3', "it holds 1 of 3 entries"),
+    ("per_page", '"per_page": 1, "total": 3', "it holds 1 of 3 entries"),
     ("50-more", '"more": true', "it says more"),
     ("has_more", '"has_more": true', "it says has_more"),
     ("hasMore", '"hasMore": true', "it says hasmore"),
     ("30-graphql", '"pageInfo": {"hasNextPage": true, "endCursor": "x"}', "it says pageinfo.hasnextpage"),
     ("next", '"next": "/2"', "it names a next page"),
     ("links", '"links": {"next": "/2"}', "it names a next page"),
+    *((way, f'"{way}": {{"{last}": {said}}}', "it names a next page")
+      for way, last, said in (("meta", "next", '"/2"'), ("metadata", "next", '"/2"'), ("paging", "next", '"/2"'),
+                              ("_links", "next", '{"href": "/2"}'))),
     ("token", '"nextPageToken": "x"', "it names a next page"),
     ("next_page", '"next_page": 2', "it names a next page"),
     ("total_pages", '"page": 1, "total_pages": 3', "page"),
+    ("totalPages", '"totalPages": 2', "it has 2 pages"),
+    ("page_count", '"page_count": 2', "it has 2 pages"),
     ("last_page", '"meta": {"current_page": 1, "last_page": 3}', "page"),
     ("whole", '"total_count": 1, "offset": 0, "limit": 25', ""),
     ("no-more", '"more": false, "has_more": false, "next": null, "next_page": null, "links": {"next": null}', ""),
@@ -5863,6 +5911,8 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(look):
         pytest.param({7: "2026-02-30"}, "line 2: Start date '2026-02-30' is no date when read as YMD", id="date"),
         pytest.param({8: "25:00"}, "line 2: Start time '25:00' is not a time of day", id="time"),
         pytest.param({8: "09:00:75"}, "line 2: Start time '09:00:75' is not a time of day", id="seconds"),
+        pytest.param({8: "24:00"}, "line 2: Start time '24:00' is not a time of day", id="twenty-four"),
+        pytest.param({8: "0:30 AM"}, "line 2: Start time '0:30 AM' is not a time of day", id="zero-am"),
         pytest.param({8: "13:00 PM"}, "line 2: Start time '13:00 PM' is not a time of day", id="thirteen-pm"),
         pytest.param({3: "-"}, "line 2: Project is empty; --project NAME says it", id="project"),
         pytest.param({0: "", 1: ""}, "line 2: Email is empty; --user EMAIL says whose the row is", id="user"),
@@ -8147,6 +8197,7 @@ def test_trouble_hides_no_upload_and_no_other_job(world):
     world.write(2)
     world.file.write_text(world.file.read_text().replace(TOGGL, TOGGL + bad))
     assert world.sync() == (65, "2 rows: 1 created, 1 rejected\n")
+    assert "line 2: " in world.sync("--feed", "another")[1]
     other = world.file.with_name("other.csv")
     other.write_text(TOGGL + bad)
     world.file = other
@@ -8903,6 +8954,8 @@ TWO_OF_ANN = "2026-11-02,Ann,P,1,\n2026-11-02,Ann,P,2,\n"
     [
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 4, ""), (), 0, [2, 3, 4], id="a-day-of-a-file"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 1, ""), NOVEMBER, 0, [1, 3], id="a-window"),
+        pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 1, ""), ("--since", "2026-11-01"), 0, [1, 2, 3],
+                     id="since-tells-no-window"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 4, ""), ("--add-only", *NOVEMBER), 0, [2, 3, 4], id="add-only"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 0, ""), (), 0, [2, 3], id="a-day-of-no-length"),
         pytest.param(THREE, PLAIN_HEAD, NOVEMBER, 0, [1, 2, 3], id="an-empty-input"),
@@ -8925,6 +8978,8 @@ TWO_OF_ANN = "2026-11-02,Ann,P,1,\n2026-11-02,Ann,P,2,\n"
                      [2, 3], id="ids-cover-nothing"),
         pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1) + KEYED.format(2, 2, 2), KEYED_HEAD + KEYED.format(2, 0, 1), (), 0,
                      [2], id="no-length-by-id"),
+        pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1) + KEYED.format(3, 2, 2), KEYED_HEAD + KEYED.format(2, 1, 1),
+                     NOVEMBER, 0, [1], id="a-window-of-keys-of-their-own"),
         pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1), KEYED_HEAD + KEYED.format(20, 0, 1), (), 0, [],
                      id="no-length-by-id-on-another-day"),
         pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1) + KEYED.format(2, 2, 2), KEYED_HEAD + KEYED.format(2, 0, 1),
