@@ -5419,6 +5419,7 @@ ENTRIES_ZIP = zipped("time_entries.csv", "x" * 99)
         ),
         pytest.param("x", ("--since", "soon"), 64, "soon is no number of days and no date", id="since"),
         pytest.param("x", ("--feed", "a:b"), 64, "--feed a:b must be", id="feed"),
+        pytest.param("x", ("--feed", "x" * 41), 64, "must be 1 to 40 letters", id="long-feed"),
     ],
 )  # fmt: skip
 def test_input_that_is_refused(look, text, options, status, sentence):
@@ -5473,10 +5474,11 @@ ONE_DAY = "date,project,hours\n{},P,{}\n"
                     "30m": 0.5, "10h 20m": 10.3333, "2h": 2, "1,5 h": 1.5, "1.5h": 1.5, "90 min": 1.5, "1h30": 1.5,
                     "1h05": 1.0833, "2 hrs": 2, "45min": 0.75, "45 mins": 0.75, "1 hr": 1, "1 hour 30 minutes": 1.5,
                     "90 minutes": 1.5, "1h 30m 36s": 1.51, "5400s": 1.5, "0.50h": 0.5, "2.00h": 2, "1 h 30 min": 1.5,
-                    "1H30M": 1.5, "PT1H30M": 1.5, "PT90M": 1.5, "PT5400S": 1.5, "1:30": 1.5, "1:30:36": 1.51,
+                    "1H30M": 1.5, "PT1H30M": 1.5, "PT90M": 1.5, "PT5400S": 1.5, "PT5400.25S": 1.5, "5400 secs": 1.5, "5400 Sek.": 1.5, "1:30": 1.5,
+                    "2 Std": 2, "2 Stunden": 2, "1 h 30": 1.5, "1:30:36": 1.51,
                     "01:30:00": 1.5, "100:00": 100, "1,5\u00a0h": 1.5, "1\u202fh\u202f30": 1.5,
                     "1 h 5": None, "h": None, "1d": None, "1d 2h": None, "2w": None, "-1h": None, "1:75": None,
-                    "1.5": None, "90": None, "1.5.5": None, "one hour": None, "PT": None, "1h90m2": None,
+                    "1.5": None, "90": None, "1.5.5": None, "1.5.5h": None, "1h 5.5.5m": None, "one hour": None, "PT": None, "1h90m2": None,
                 },
             ),
             (
@@ -5510,6 +5512,7 @@ def test_durations_as_people_write_them(look, number, role, hours):
         pytest.param("2026-08-05T03:00:00.500Z", "2026-08-05T21:30:00.000Z", "22:30:00", 18.5, True, id="44-longer"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:30:00Z", "0.0625", 1.5, True, id="a-fraction-of-a-day"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T17:00:00Z", "0.333333333333333", 8, True, id="a-third"),
+        pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:45:00Z", "0.073", 1.75, True, id="a-rounded-fraction"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T17:00:00Z", "7.5", 7.5, False, id="a-break-was-taken-off"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:20:00Z", "1.5", 1.5, False, id="rounded-up"),
         pytest.param("2026-10-25 01:30", "2026-10-25 03:30", "3", 3, False, id="the-clocks-change"),
@@ -5572,6 +5575,13 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
     ("06-clockify-words-for-no-work", CLOCKIFY.replace("Task", "Typ") + "".join(
         f'"S","B","x","{kind}","J","j@x","2026-11-16","09:00","2026-11-16","10:00","01:00"\n'
         for kind in ("", "Pause", "Feiertag", "Abwesenheit", "Pausa", "Descanso")), (), ["2026-11-16 1"]),
+    ("kimai-name", "Date,From,To,Duration,Name,Project\n2026-11-16,09:00,10:30,1:30,Jane D,S\n", (),
+     ["kimai:jane d:2026-11-16:1|Jane D|2026-11-16|S|1.5|"]),
+    ("tempo-csv-names", "Issue Key,Hours,Work date,Full name,Email,Project Key\nAB-1,1.5,2026-11-16,Jane D,j@x,AB\n", (),
+     ["tempo:j@x:2026-11-16:1|j@x|2026-11-16|AB|1.5|"]),
+    *((f"called-{who}-{note}", f"{who},date,project,hours,{note}\njane,2026-11-16,P,1,n\n", (),
+       ["generic:jane:2026-11-16:1|jane|2026-11-16|P|1|n"])
+      for who, note in (("Person", "Comment"), ("Employee", "Comments"), ("Member", "Note"), ("E-Mail", "Notes"))),
     ("day-and-month-alike", ONE_DAY.format("03/03/2026", 1), USER, ["2026-03-03 1"]),
     *((f"end-{start}-{end}", TOGGL + ROW.format("2026-11-16", day).replace("09:00:00", start).replace("10:00:00,01:00:00",
        f"{end},"), (), [f"2026-11-16 {hours}"])
@@ -8189,6 +8199,16 @@ def test_trouble_is_said_again_after_a_day(world, monkeypatch):
     assert sync_with(4, 5) == (75, "")
 
 
+def test_quiet_job_tells_failures_only(world):
+    """With -q not even what was uploaded; what was rejected is told as ever."""
+    world.write(2)
+    assert world.sync("-q") == (0, "") and len(world.table()) == 1
+    world.write(2, 3, hours=2)
+    world.file.write_text(world.file.read_text() + "Jane,jane@x.example,Big,Web,,d,Yes,2026-11-09,nine,,ten,,\n")
+    status, said = world.sync("-q")
+    assert status == 65 and said.startswith("line 4: ") and said.count("\n") == 1
+
+
 def test_trouble_hides_no_upload_and_no_other_job(world):
     """What is said once is trouble only: what was uploaded is told, and another source's trouble, too."""
     bad = "Jane,jane@x.example,Big,Web,,d,Yes,2026-11-09,nine,2026-11-09,ten,,\n"
@@ -8423,6 +8443,7 @@ MATCHES = [  # name, rows, held, the plan when all that is held is covered
     ("adopts-nothing-of-another-day", [ID7], [work("P/a", 1, "1", day="2026-11-03")], ["+7", "-1"]),
     ("adopts-nothing-of-another-person", [ID7], [work("P/a", 1, "1", person="bob", user="bob@x")], ["+7", "-1"]),
     ("adopts-nothing-that-has-an-id", [ID7], [work("P/a", 1, "f:6")], ["+7", "-6"]),
+    ("adopts-nothing-approved-that-has-an-id", [ID7], [work("P/a", 2, "f:6", approved=True)], ["+7", "!6"]),
     ("adopts-nothing-that-a-row-claims", [ID7, P1], [H1], ["+7", "=1"]),
     ("without-its-id-again", [P1], [ID7], ["=7"]),
     ("without-its-id-and-edited", [work("P/a", 2)], [ID7], ["~7"]),
@@ -8442,6 +8463,7 @@ MATCHES = [  # name, rows, held, the plan when all that is held is covered
     ("no-length-adopts-nothing", [work("P/a", 0, "f:7"), P1], [H1], ["-7", "=1"]),
     ("unknown-length-keeps", [work("P/x", None, "f:7")], [ID7], []),
     ("unknown-length-never-seen", [work("P/a", None, "f:7")], [], []),
+    ("unknown-length-without-id-takes-nothing", [work("P/b", None), work("P/b", 3)], [H2], ["~2"]),
     # Else the approved hour and this one were both paid.
     ("one-of-two-equal-is-approved", [P1], [A1, work("P/a", 1, "2")], ["=1", "-2"]),
     ("the-other-of-two-equal-is-approved", [P1], [H1, work("P/a", 1, "2", approved=True)], ["=2", "-1"]),
