@@ -5408,6 +5408,8 @@ ENTRIES_ZIP = zipped("time_entries.csv", "x" * 99)
         pytest.param("x", ("--tz", "Mars/Base"), 64, "Mars/Base is no time zone", id="unknown-zone"),
         pytest.param("x", ("--snapshot", "2026-11-30..2026-11-01"), 64, "must be two days in order", id="backwards"),
         pytest.param("x", ("--map", "who=Name"), 64, "must be ROLE=COLUMN", id="unknown-role"),
+        pytest.param("x", ("--map", "date=Day,who=Name"), 64, "must be ROLE=COLUMN", id="unknown-role-after-another"),
+        pytest.param("x", ("--map", "date=,hours=Took"), 64, "must be ROLE=COLUMN", id="role-without-a-column"),
         pytest.param("x", ("--map", "date=A,hours=B,minutes=C"), 64, "it names one", id="two-units"),
         pytest.param(
             "Who,Day\nann,2026-11-02\n", ("--map", "user_id=Who,date=Tag"), 64,
@@ -5475,7 +5477,7 @@ ONE_DAY = "date,project,hours\n{},P,{}\n"
                     "1h05": 1.0833, "2 hrs": 2, "45min": 0.75, "45 mins": 0.75, "1 hr": 1, "1 hour 30 minutes": 1.5,
                     "90 minutes": 1.5, "1h 30m 36s": 1.51, "5400s": 1.5, "0.50h": 0.5, "2.00h": 2, "1 h 30 min": 1.5,
                     "1H30M": 1.5, "PT1H30M": 1.5, "PT90M": 1.5, "PT5400S": 1.5, "PT5400.25S": 1.5, "5400 secs": 1.5, "5400 Sek.": 1.5, "1:30": 1.5,
-                    "2 Std": 2, "2 Stunden": 2, "1 h 30": 1.5, "1:30:36": 1.51,
+                    "2 Std": 2, "2 Stunden": 2, "1 h 30": 1.5, "1:30 h": 1.5, "1:30:36": 1.51,
                     "01:30:00": 1.5, "100:00": 100, "1,5\u00a0h": 1.5, "1\u202fh\u202f30": 1.5,
                     "1 h 5": None, "h": None, "1d": None, "1d 2h": None, "2w": None, "-1h": None, "1:75": None,
                     "1.5": None, "90": None, "1.5.5": None, "1.5.5h": None, "1h 5.5.5m": None, "one hour": None, "PT": None, "1h90m2": None,
@@ -5575,6 +5577,8 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
     ("06-clockify-words-for-no-work", CLOCKIFY.replace("Task", "Typ") + "".join(
         f'"S","B","x","{kind}","J","j@x","2026-11-16","09:00","2026-11-16","10:00","01:00"\n'
         for kind in ("", "Pause", "Feiertag", "Abwesenheit", "Pausa", "Descanso")), (), ["2026-11-16 1"]),
+    ("ends-as-it-begins", KIMAI + "2026-06-16,12:00,12:00,,EUR,0,Kevin,kevin,k@x.example,C,Web,A,d,1,\n", (), []),
+    ("tabs", "user_id\tdate\tproject\thours\nx\t2026-11-16\tP\t1,5\n", (), ["2026-11-16 1.5"]),
     ("kimai-name", "Date,From,To,Duration,Name,Project\n2026-11-16,09:00,10:30,1:30,Jane D,S\n", (),
      ["kimai:jane d:2026-11-16:1|Jane D|2026-11-16|S|1.5|"]),
     ("tempo-csv-names", "Issue Key,Hours,Work date,Full name,Email,Project Key\nAB-1,1.5,2026-11-16,Jane D,j@x,AB\n", (),
@@ -5856,6 +5860,7 @@ PART = [  # what an answer says beside one row, and what of it says that there a
     ("totalCount", '"totalCount": 2', "it holds 1 of 2 entries"),
     ("totalEntries", '"totalEntries": 2', "it holds 1 of 2 entries"),
     ("page", '"page": 1, "total": 3', "it holds 1 of 3 entries"),
+    ("limit", '"limit": 1, "total": 3', "it holds 1 of 3 entries"),
     ("per_page", '"per_page": 1, "total": 3', "it holds 1 of 3 entries"),
     ("50-more", '"more": true', "it says more"),
     ("has_more", '"has_more": true', "it says has_more"),
@@ -6803,6 +6808,9 @@ def test_api_that_is_away(world, monkeypatch):
         ),
         pytest.param(
             {"TIMESHEETS_URL": "http://127.0.0.1.example/"}, 78, "TIMESHEETS_URL must", id="http-nearly-loopback"
+        ),
+        pytest.param(
+            {"TIMESHEETS_URL": "https://api.example/a b"}, 78, "TIMESHEETS_URL is not a web address", id="blank"
         ),
         pytest.param({"TOKEN_URL": "http://issuer.example/"}, 78, "TOKEN_URL must start with", id="http-token"),
     ],
@@ -8275,6 +8283,41 @@ WRITTEN = [  # a line of an env file, and the value of A in it
     ('A=""', ""),
     ("A=  # none", ""),
 ]
+
+
+def test_proxy_and_certificates_of_the_env_file_count(tmp_path, monkeypatch):
+    """A name that says where certificates are, or a proxy in any case of letters, is where urllib and ssl look."""
+    file = tmp_path / "sync.env"
+    file.write_text("SSL_CERT_FILE=/certificates.pem\nHttps_Proxy=http://proxy.example\nTOKEN_SCOPE=x\n")
+    file.chmod(0o600)
+    for name in ("SSL_CERT_FILE", "Https_Proxy", "TOKEN_SCOPE"):
+        monkeypatch.setenv(name, "")  # so that what sync.py takes from the file is gone after the test
+        monkeypatch.delenv(name)
+    assert sync.environment(argparse.Namespace(env_file=str(file)))["TOKEN_SCOPE"] == "x"
+    found = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "Https_Proxy", "TOKEN_SCOPE")}
+    assert found == {
+        "SSL_CERT_FILE": "/certificates.pem", "Https_Proxy": "http://proxy.example", "TOKEN_SCOPE": None
+    }  # fmt: skip
+
+
+def test_this_machine_is_asked_without_the_proxy(world, monkeypatch):
+    """What is on loopback no proxy could reach, and its http:// would show it the token."""
+    for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "" if "NO" in name.upper() else "http://127.0.0.1:9")
+    world.write(2)
+    assert world.sync() == (0, "1 row: 1 created\n") and world.slept == []
+
+
+def test_state_is_kept_where_the_system_says(tmp_path, monkeypatch):
+    """XDG_STATE_HOME, for this user only."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = sync.state_folder(argparse.Namespace(state_dir=None))
+    assert folder == str(tmp_path / "timesheets-sync") and os.stat(folder).st_mode & 0o777 == 0o700
+
+
+def test_reports_of_a_tracker_are_of_its_feed():
+    """Whoever changes from one to the other keeps the keys."""
+    assert sync.parse_options(["toggl-reports"]).feed == sync.parse_options(["toggl"]).feed == "toggl"
 
 
 @pytest.mark.parametrize("mark, end", [("", "\n"), ("\ufeff", "\r\n")], ids=["unix", "notepad"])
