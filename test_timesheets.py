@@ -5579,6 +5579,15 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
         for kind in ("", "Pause", "Feiertag", "Abwesenheit", "Pausa", "Descanso")), (), ["2026-11-16 1"]),
     ("ends-as-it-begins", KIMAI + "2026-06-16,12:00,12:00,,EUR,0,Kevin,kevin,k@x.example,C,Web,A,d,1,\n", (), []),
     ("tabs", "user_id\tdate\tproject\thours\nx\t2026-11-16\tP\t1,5\n", (), ["2026-11-16 1.5"]),
+    ("utf-16-big-endian", b"\xfe\xff" + (HEADER + "x,2026-11-16,P,1\n").encode("utf-16-be"), (), ["2026-11-16 1"]),
+    ("empty-cells-behind-the-last", HEADER + "x,2026-11-16,P,1,,\n", (), ["2026-11-16 1"]),
+    ("order-proved-by-a-later-start", "start,end,note,sheet\n" + "".join(
+        f"{day}/04/2026 09:00,{day}/04/2026 10:00,n,S\n" for day in ("03", "16")), USER, ["2026-04-03 1", "2026-04-16 1"]),
+    *((f"toggl-{who}", f"{who},Project,Start date,Start time,End date,End time,Duration\n"
+       "Jane D,S,2026-11-16,09:00,2026-11-16,10:00,1:00:00\n", (), ["toggl:jane d:2026-11-16:1|Jane D|2026-11-16|S|1|"])
+      for who in ("User", "Member")),
+    ("tempo-csv-full-name", "Issue Key,Hours,Work date,Full name\nAB-1,1.5,2026-11-16,Jane D\n", (),
+     ["tempo:jane d:2026-11-16:1|Jane D|2026-11-16|AB-1|1.5|"]),
     ("kimai-name", "Date,From,To,Duration,Name,Project\n2026-11-16,09:00,10:30,1:30,Jane D,S\n", (),
      ["kimai:jane d:2026-11-16:1|Jane D|2026-11-16|S|1.5|"]),
     ("tempo-csv-names", "Issue Key,Hours,Work date,Full name,Email,Project Key\nAB-1,1.5,2026-11-16,Jane D,j@x,AB\n", (),
