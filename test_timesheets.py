@@ -10,12 +10,14 @@ uv run test_timesheets.py -k token       the tests whose names hold a word
 PICTURES=docs uv run --with axe-playwright-python test_timesheets.py -k pictures    makes the README's pictures anew
 """
 
+import argparse
 import base64
 import collections
 import concurrent.futures
 import contextlib
 import csv
 import dataclasses
+import email.utils
 import functools
 import hashlib
 import hmac
@@ -5533,11 +5535,20 @@ ENTRIES_ZIP = zipped("time_entries.csv", "x" * 99)
         pytest.param(
             TOGGL + ROW.format("03/04/2026", "03/04/2026"), (), 64, "can be read two ways", id="ambiguous-date"
         ),
+        pytest.param(
+            TOGGL + ROW.format("12/11/2026", "12/11/2026"), (), 64, "can be read two ways", id="ambiguous-date-of-a-twelfth"
+        ),
+        pytest.param(
+            TOGGL + ROW.format("03/04/2026", "03/04/2026") + ROW.format("2026-11-02", "2026-11-02"), (), 64,
+            "can be read two ways", id="ambiguous-date-before-a-clear-one",
+        ),
         pytest.param(EXPORTS["toggl-api"][0], (), 64, "Add --tz, for example --tz Europe/Berlin", id="utc"),
         pytest.param("x", ("--format", "nonsense"), 64, "There is no csv format nonsense", id="unknown-format"),
         pytest.param("x", ("--tz", "Mars/Base"), 64, "Mars/Base is no time zone", id="unknown-zone"),
         pytest.param("x", ("--snapshot", "2026-11-30..2026-11-01"), 64, "must be two days in order", id="backwards"),
         pytest.param("x", ("--map", "who=Name"), 64, "must be ROLE=COLUMN", id="unknown-role"),
+        pytest.param("x", ("--map", "date=Day,who=Name"), 64, "must be ROLE=COLUMN", id="unknown-role-after-another"),
+        pytest.param("x", ("--map", "date=,hours=Took"), 64, "must be ROLE=COLUMN", id="role-without-a-column"),
         pytest.param("x", ("--map", "date=A,hours=B,minutes=C"), 64, "it names one", id="two-units"),
         pytest.param(
             "Who,Day\nann,2026-11-02\n", ("--map", "user_id=Who,date=Tag"), 64,
@@ -5549,12 +5560,34 @@ ENTRIES_ZIP = zipped("time_entries.csv", "x" * 99)
         ),
         pytest.param("x", ("--since", "soon"), 64, "soon is no number of days and no date", id="since"),
         pytest.param("x", ("--feed", "a:b"), 64, "--feed a:b must be", id="feed"),
+        pytest.param("x", ("--feed", "x" * 41), 64, "must be 1 to 40 letters", id="long-feed"),
     ],
 )  # fmt: skip
 def test_input_that_is_refused(look, text, options, status, sentence):
     """Nothing is guessed: the sentence says what was found, and what to do."""
     found, entries, said = look(text, *options)
     assert (found, entries) == (status, []) and sentence in said
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "last"),
+    [
+        pytest.param(("--since", "3d"), "2026-11-17", "2026-11-20", id="days"),
+        pytest.param(("--since", "3"), "2026-11-17", "2026-11-20", id="number"),
+        pytest.param(("--since", "2026-11-01"), "2026-11-01", "2026-11-20", id="date"),
+        pytest.param(
+            ("--since", "3d", "--tz", "Asia/Tokyo"), "2026-11-18", "2026-11-21", id="today-is-where-they-work"
+        ),
+        pytest.param(("--snapshot", "2026-11-02..2026-11-02"), "2026-11-02", "2026-11-02", id="one-day"),
+        pytest.param((), "2026-10-16", "2026-11-20", id="asked-for-nothing"),
+    ],
+)
+def test_window_begins_and_ends_on_these_days(monkeypatch, options, first, last):
+    """Both days are in it; a tracker that is asked by name has one of 35 days."""
+    now = datetime(2026, 11, 20, 16, 30, tzinfo=UTC).timestamp()
+    monkeypatch.setattr(sync, "clock", lambda: now)
+    found = sync.parse_options(["--tz", "UTC", *options, "toggl"])
+    assert (found.window, found.covers) == ((first, last), True)
 
 
 @pytest.mark.parametrize("source", [("toggl", "kimai"), ("export.csv", "toggl")])
@@ -5582,10 +5615,11 @@ ONE_DAY = "date,project,hours\n{},P,{}\n"
                     "30m": 0.5, "10h 20m": 10.3333, "2h": 2, "1,5 h": 1.5, "1.5h": 1.5, "90 min": 1.5, "1h30": 1.5,
                     "1h05": 1.0833, "2 hrs": 2, "45min": 0.75, "45 mins": 0.75, "1 hr": 1, "1 hour 30 minutes": 1.5,
                     "90 minutes": 1.5, "1h 30m 36s": 1.51, "5400s": 1.5, "0.50h": 0.5, "2.00h": 2, "1 h 30 min": 1.5,
-                    "1H30M": 1.5, "PT1H30M": 1.5, "PT90M": 1.5, "PT5400S": 1.5, "1:30": 1.5, "1:30:36": 1.51,
+                    "1H30M": 1.5, "PT1H30M": 1.5, "PT90M": 1.5, "PT5400S": 1.5, "PT5400.25S": 1.5, "5400 secs": 1.5, "5400 Sek.": 1.5, "1:30": 1.5,
+                    "2 Std": 2, "2 Stunden": 2, "1 h 30": 1.5, "1:30 h": 1.5, "1:30:36": 1.51,
                     "01:30:00": 1.5, "100:00": 100, "1,5\u00a0h": 1.5, "1\u202fh\u202f30": 1.5,
                     "1 h 5": None, "h": None, "1d": None, "1d 2h": None, "2w": None, "-1h": None, "1:75": None,
-                    "1.5": None, "90": None, "1.5.5": None, "one hour": None, "PT": None, "1h90m2": None,
+                    "1.5": None, "90": None, "1.5.5": None, "1.5.5h": None, "1h 5.5.5m": None, "one hour": None, "PT": None, "1h90m2": None,
                 },
             ),
             (
@@ -5619,6 +5653,8 @@ def test_durations_as_people_write_them(look, number, role, hours):
         pytest.param("2026-08-05T03:00:00.500Z", "2026-08-05T21:30:00.000Z", "22:30:00", 18.5, True, id="44-longer"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:30:00Z", "0.0625", 1.5, True, id="a-fraction-of-a-day"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T17:00:00Z", "0.333333333333333", 8, True, id="a-third"),
+        pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:30:00Z", "2.6", 1.5, True, id="more-than-an-hour-longer"),
+        pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:45:00Z", "0.073", 1.75, True, id="a-rounded-fraction"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T17:00:00Z", "7.5", 7.5, False, id="a-break-was-taken-off"),
         pytest.param("2026-08-05T09:00:00Z", "2026-08-05T10:20:00Z", "1.5", 1.5, False, id="rounded-up"),
         pytest.param("2026-10-25 01:30", "2026-10-25 03:30", "3", 3, False, id="the-clocks-change"),
@@ -5678,6 +5714,34 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
      "Fecha de finalizaci\u00f3n,Hora de finalizaci\u00f3n,Duraci\u00f3n (h)\n"
      "S,B,x,Jane D,jane@x.example,2026-11-16,09:00,2026-11-16,10:30,01:30\n", (),
      ["clockify:jane@x.example:2026-11-16:1|jane@x.example|2026-11-16|S|1.5|x"]),
+    ("06-clockify-words-for-no-work", CLOCKIFY.replace("Task", "Typ") + "".join(
+        f'"S","B","x","{kind}","J","j@x","2026-11-16","09:00","2026-11-16","10:00","01:00"\n'
+        for kind in ("", "Pause", "Feiertag", "Abwesenheit", "Pausa", "Descanso")), (), ["2026-11-16 1"]),
+    ("ends-as-it-begins", KIMAI + "2026-06-16,12:00,12:00,,EUR,0,Kevin,kevin,k@x.example,C,Web,A,d,1,\n", (), []),
+    ("tabs", "user_id\tdate\tproject\thours\nx\t2026-11-16\tP\t1,5\n", (), ["2026-11-16 1.5"]),
+    ("utf-16-big-endian", b"\xfe\xff" + (HEADER + "x,2026-11-16,P,1\n").encode("utf-16-be"), (), ["2026-11-16 1"]),
+    ("empty-cells-behind-the-last", HEADER + "x,2026-11-16,P,1,,\n", (), ["2026-11-16 1"]),
+    ("order-proved-by-a-later-start", "start,end,note,sheet\n" + "".join(
+        f"04/{day}/2026 09:00,04/{day}/2026 10:00,n,S\n" for day in ("03", "16")), USER, ["2026-04-03 1", "2026-04-16 1"]),
+    *((f"toggl-{who}", f"{who},Project,Start date,Start time,End date,End time,Duration\n"
+       "Jane D,S,2026-11-16,09:00,2026-11-16,10:00,1:00:00\n", (), ["toggl:jane d:2026-11-16:1|Jane D|2026-11-16|S|1|"])
+      for who in ("User", "Member")),
+    ("tempo-csv-full-name", "Issue Key,Hours,Work date,Full name\nAB-1,1.5,2026-11-16,Jane D\n", (),
+     ["tempo:jane d:2026-11-16:1|Jane D|2026-11-16|AB-1|1.5|"]),
+    ("kimai-name", "Date,From,To,Duration,Name,Project\n2026-11-16,09:00,10:30,1:30,Jane D,S\n", (),
+     ["kimai:jane d:2026-11-16:1|Jane D|2026-11-16|S|1.5|"]),
+    ("tempo-csv-names", "Issue Key,Hours,Work date,Full name,Email,Project Key\nAB-1,1.5,2026-11-16,Jane D,j@x,AB\n", (),
+     ["tempo:j@x:2026-11-16:1|j@x|2026-11-16|AB|1.5|"]),
+    *((f"called-{who}-{note}", f"{who},date,project,hours,{note}\njane,2026-11-16,P,1,n\n", (),
+       ["generic:jane:2026-11-16:1|jane|2026-11-16|P|1|n"])
+      for who, note in (("Person", "Comment"), ("Employee", "Comments"), ("Member", "Note"), ("E-Mail", "Notes"))),
+    ("day-and-month-alike", ONE_DAY.format("03/03/2026", 1), USER, ["2026-03-03 1"]),
+    *((f"end-{start}-{end}", TOGGL + ROW.format("2026-11-16", day).replace("09:00:00", start).replace("10:00:00,01:00:00",
+       f"{end},"), (), [f"2026-11-16 {hours}"])
+      for start, day, end, hours in (("11:00 AM", "2026-11-16", "1:00 pm", 2), ("11:30 P.M.", "2026-11-17", "12:30 a.m.", 1),
+                                     ("12:30 PM", "2026-11-16", "1:15 PM", 0.75))),
+    *((f"list-{name}", json.dumps({name: [{"user_id": "x", "date": "2026-11-16", "project": "P", "hours": 1}], "tags": []}),
+       (), ["2026-11-16 1"]) for name in ("results", "data", "nodes", "items", "Entries", "worklogs", "timelogs")),
     ("16-null", "null", (), []),
     ("16-list", " []\n", (), []),
     *((f"compact-time-{name}", f'[{{"start": "20261116T0800{end}", "end": "20261116T0930{end}", "tags": ["S"]}}]', TOLD,
@@ -5697,7 +5761,8 @@ FIELD = [  # number and kind, input, options, day and hours of each entry
      ["generic:j@x:2026-11-16:1|j@x|2026-11-16|#s|1.5|Build, test",
       "generic:j@x:2026-11-17:1|j@x|2026-11-17|#s|1.75|Deploy"]),
     *((f"20-{word}", f"project,date,hours\nP,2026-11-16,1.5\n{word},,1.5\n", USER, ["2026-11-16 1.5"])
-      for word in ("Total", "TOTAL:", "Summe", "Subtotal", "Sub-total", "Sum", "Gesamt", "Total 3 entries", "")),
+      for word in ("Total", "TOTAL:", "Summe", "Subtotal", "Sub-total", "Sum", "Gesamt", "Totaal", "Totale:", "Suma", "Total 3 entries",
+                   "** Total **", "")),
     ("21-date-start-stop", "project;date;start;stop\nS;2026-11-16;08:37;11:06\nS;2026-11-16;23:30;00:15\n",
      (*USER, "--map", "date=date,start=start,end=stop,project=project"), ["2026-11-16 2.4833", "2026-11-16 0.75"]),
     ("21-time-end-time", "project;date;start;stop\nS;2026-11-16;08:37;11:06\nS;2026-11-16;23:30;00:15\n",
@@ -5941,15 +6006,25 @@ PART = [  # what an answer says beside one row, and what of it says that there a
     ("solidtime", '"meta": {"total": 250}', "it holds 1 of 250 entries"),
     ("pagination", '"pagination": {"total": 3}', "it holds 1 of 3 entries"),
     ("jira", '"startAt": 0, "maxResults": 1, "total": 3', "it holds 1 of 3 entries"),
+    ("totalCount", '"totalCount": 2', "it holds 1 of 2 entries"),
+    ("totalEntries", '"totalEntries": 2', "it holds 1 of 2 entries"),
+    ("page", '"page": 1, "total": 3', "it holds 1 of 3 entries"),
+    ("limit", '"limit": 1, "total": 3', "it holds 1 of 3 entries"),
+    ("per_page", '"per_page": 1, "total": 3', "it holds 1 of 3 entries"),
     ("50-more", '"more": true', "it says more"),
     ("has_more", '"has_more": true', "it says has_more"),
     ("hasMore", '"hasMore": true', "it says hasmore"),
     ("30-graphql", '"pageInfo": {"hasNextPage": true, "endCursor": "x"}', "it says pageinfo.hasnextpage"),
     ("next", '"next": "/2"', "it names a next page"),
     ("links", '"links": {"next": "/2"}', "it names a next page"),
+    *((way, f'"{way}": {{"{last}": {said}}}', "it names a next page")
+      for way, last, said in (("meta", "next", '"/2"'), ("metadata", "next", '"/2"'), ("paging", "next", '"/2"'),
+                              ("_links", "next", '{"href": "/2"}'))),
     ("token", '"nextPageToken": "x"', "it names a next page"),
     ("next_page", '"next_page": 2', "it names a next page"),
     ("total_pages", '"page": 1, "total_pages": 3', "page"),
+    ("totalPages", '"totalPages": 2', "it has 2 pages"),
+    ("page_count", '"page_count": 2', "it has 2 pages"),
     ("last_page", '"meta": {"current_page": 1, "last_page": 3}', "page"),
     ("whole", '"total_count": 1, "offset": 0, "limit": 25', ""),
     ("no-more", '"more": false, "has_more": false, "next": null, "next_page": null, "links": {"next": null}', ""),
@@ -6000,6 +6075,8 @@ def test_user_and_project_fill_in_what_the_input_does_not_say(look):
         pytest.param({7: "2026-02-30"}, "line 2: Start date '2026-02-30' is no date when read as YMD", id="date"),
         pytest.param({8: "25:00"}, "line 2: Start time '25:00' is not a time of day", id="time"),
         pytest.param({8: "09:00:75"}, "line 2: Start time '09:00:75' is not a time of day", id="seconds"),
+        pytest.param({8: "24:00"}, "line 2: Start time '24:00' is not a time of day", id="twenty-four"),
+        pytest.param({8: "0:30 AM"}, "line 2: Start time '0:30 AM' is not a time of day", id="zero-am"),
         pytest.param({8: "13:00 PM"}, "line 2: Start time '13:00 PM' is not a time of day", id="thirteen-pm"),
         pytest.param({3: "-"}, "line 2: Project is empty; --project NAME says it", id="project"),
         pytest.param({0: "", 1: ""}, "line 2: Email is empty; --user EMAIL says whose the row is", id="user"),
@@ -6229,6 +6306,8 @@ class Relay(Answering):
                 "503": (503, b"{}", {"Retry-After": "3"}),
                 "401": (401, b'{"detail": "The token is not valid."}', {}),
                 "429": (429, b"{}", {"Retry-After": "2"}),
+                "408": (408, b"{}", {"Retry-After": "2"}),
+                "425": (425, b"{}", {"Retry-After": "2"}),
                 "429 by date": (429, b"{}", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
                 "html": (200, b"<html>", {}),
                 "501": (501, b"<html>", {}),
@@ -6482,6 +6561,62 @@ def test_half_of_four_days_may_be_rewritten(world, days, changed, status):
     assert found == status and (f"rewrite {changed} of {days} entries" if status else f"{changed} updated") in said
 
 
+def of_people(*lines):
+    """An export without ids: (name, days of November, hours)."""
+    rows = [f'{november(day)},"{name}",P,{hours},\n' for name, days, hours in lines for day in days]
+    return PLAIN_HEAD + "".join(rows)
+
+
+DOE, DOES_ADDRESS = ("Jane Doe", (2, 3, 4, 5), 8), ("jane@x.example", (2, 3, 4, 5), 8)
+
+
+@pytest.mark.parametrize(
+    ("held", "said", "options", "old"),
+    [
+        pytest.param([DOE], [DOES_ADDRESS], (), "Jane Doe", id="name-and-address"),
+        pytest.param([DOES_ADDRESS], [DOE], (), "jane@x.example", id="address-and-name"),
+        pytest.param([DOE], [("DOE, Jane", (2, 3, 4, 5), 8)], (), "Jane Doe", id="last-name-first"),
+        pytest.param([DOE], [("jane_doe2@x.example", (2, 3, 4, 5), 8)], (), "Jane Doe", id="address-of-both-names"),
+        pytest.param([DOE], [("jane@x.example", (4, 5, 6, 7), 8)], (), "Jane Doe", id="half-of-the-hours"),
+        pytest.param([DOE], [("jane@x.example", (5, 6, 7), 8)], (), None, id="less-than-half"),
+        pytest.param([DOE], [("Jane Roe", (2, 3, 4, 5), 7)], (), None, id="two-of-one-first-name"),
+        pytest.param([DOE], [("Jane Roe", (9, 10, 11, 12), 8)], (), None, id="other-days"),
+        pytest.param([DOE], [("Ann Lee", (2, 3, 4, 5), 8)], (), None, id="no-word-in-common"),
+        pytest.param([("J. 007 Doe", (2, 3), 8)], [("J. 007 Roe", (2, 3), 8)], (), None, id="no-word-but-a-letter"),
+        pytest.param([DOES_ADDRESS], [("ann@x.example", (2, 3, 4, 5), 8)], (), None, id="host-in-common"),
+        pytest.param([DOE], [DOE, DOES_ADDRESS], (), None, id="both-are-in-the-input"),
+        pytest.param([DOE, ("jane@x.example", (9,), 1)], [DOES_ADDRESS, ("jane@x.example", (9,), 1)], (), None,
+                     id="both-are-in-the-api"),
+        pytest.param([DOE], [DOES_ADDRESS], ("--user", "jane@x.example"), None, id="told-by---user"),
+        pytest.param([], [DOES_ADDRESS], (), None, id="an-empty-api"),
+    ],
+)  # fmt: skip
+def test_hours_that_the_api_holds_under_another_name(world, held, said, options, old):
+    """Before one person's hours are stored twice, under two spellings of the name, the run asks."""
+    world.file.write_text(of_people(*held))
+    assert world.sync()[0] == 0
+    before = world.table()
+    world.file.write_text(of_people(*said))
+    status, says = world.sync(*options)
+    assert (status, f"already, as {old}'s." in says) == (64 if old else 0, bool(old))
+    assert (world.table() == before) == bool(old)
+
+
+@pytest.mark.parametrize(
+    ("place", "outcome"), [(0, "5 rows: 5 unchanged"), (1, "5 rows: 4 created, 1 unchanged")], ids=["one", "two"]
+)
+def test_advice_for_two_names_of_a_person_works(world, place, outcome):
+    """Each of the two lines, put into --names beside those of the others."""
+    world.file.write_text(of_people(DOES_ADDRESS, ("Ann Lee", (2,), 3)))
+    world.sync()
+    world.file.write_text(of_people(("Doe, Jane", (2, 3, 4, 5), 8), ("Ann Lee", (2,), 3)))
+    status, said = world.sync()
+    lines = re.findall("`(user,.*?)`", said)
+    assert (status, lines) == (64, ['user,"Doe, Jane",jane@x.example', 'user,"Doe, Jane","Doe, Jane"'])
+    (world.folder / "names.csv").write_text(f"{lines[place]}\nuser,Ann Lee,Ann Lee\n")
+    assert world.sync("--names", str(world.folder / "names.csv"), "-v")[1].endswith(outcome + "\n")
+
+
 def test_snapshot_of_one_tracker_leaves_anothers_entries(world):
     """A contractor who uses two trackers has two jobs; neither voids what the other brought."""
     world.file.write_text("date,user_id,project,hours,external_id\n2026-11-02,jane@x.example,Web,1,my-1\n")
@@ -6553,6 +6688,14 @@ def test_spaces_around_a_name_make_nobody_else(world):
         assert world.sync("--user", " s@x ", "--snapshot", "2026-11-01..2026-11-30") == (0, said)
 
 
+def test_accent_of_two_letters_makes_nobody_else(world):
+    """What a Mac writes as two letters the API stores as one: the same export is the same person's."""
+    days = "".join(f"2026-11-{day:02},Ju\u0308rg Ma\u0308r,P,1,\n" for day in range(2, 9))
+    world.file.write_text(PLAIN_HEAD + days)
+    assert world.sync() == (0, "7 rows: 7 created\n")
+    assert world.sync() == (0, "")
+
+
 def test_exports_that_overlap_are_uploaded_once(world):
     """The rows that two sources share are skipped the second time, and counted."""
     world.write(2, 3)
@@ -6590,6 +6733,7 @@ def test_rows_that_the_api_refuses_are_rejects_with_their_line(world):
         pytest.param([None, "429"], [2], id="429-then-fine"),
         pytest.param([None, "503", "429"], [3, 2], id="503-429-then-fine"),
         pytest.param([None, "429 by date"], [0], id="retry-after-date"),
+        pytest.param([None, "408", "425"], [2, 2], id="408-425-then-fine"),
         pytest.param([None, "500 after commit"], [None], id="500-after-commit"),
         pytest.param([None, "cut after commit"], [None], id="answer-cut-off-after-commit"),
     ],
@@ -6613,6 +6757,7 @@ def test_trouble_that_passes_doubles_nothing(world, script, slept):
         pytest.param(["501"] * 9, 75, "The Timesheets API at 127.0.0.1:", id="501"),
         pytest.param(["short"], 70, "list of entries is not as expected", id="list-that-is-none"),
         pytest.param([None, "short"], 70, "does not account for every row", id="rows-unaccounted-for"),
+        pytest.param([None, *["413"] * 9], 70, "does not account for every row", id="413-of-a-single-row"),
         pytest.param(["404"], 78, "There is nothing at this address. Is TIMESHEETS_URL right?", id="404"),
         pytest.param(["redirect"], 78, "307 and no JSON; is TIMESHEETS_URL right?", id="redirect"),
     ],
@@ -6634,6 +6779,26 @@ def test_slow_api_is_not_waited_for(world, monkeypatch):
     status, said = world.sync()
     world.relay.released.set()
     assert status == 75 and "cannot be reached (timed out)" in said and len(world.slept) == 4
+
+
+def test_run_ends_before_its_time_is_up(world, monkeypatch):
+    """cron's next run must find the lock free: a pause that ends too late is not begun."""
+    world.write(2)
+    now = time.time
+    monkeypatch.setattr(sync, "clock", lambda: now() + sum(world.slept))
+    monkeypatch.setattr(sync, "DEADLINE", 8)
+    world.relay.script[:] = ["503"] * 9
+    status, said = world.sync()
+    assert (status, world.slept) == (75, [3, 3]) and "answered 503. Nothing is lost" in said
+
+
+def test_dripping_answer_ends_with_the_time_of_the_run(world, monkeypatch):
+    """Each piece comes in time, and still the whole does not: what drips on for ever counts as no answer."""
+    world.write(2)
+    monkeypatch.setattr(sync, "clock", lambda: time.time() * 1_000)  # so that the run's time is half a second
+    world.tenant.fail("/oauth/token", "drip")
+    status, said = world.sync()
+    assert (status, world.slept) == (75, []) and "the answer is endless" in said
 
 
 def test_endless_answer_is_cut_short(world, monkeypatch):
@@ -6706,14 +6871,32 @@ def test_deletion_that_the_tracker_reports_needs_no_snapshot(world):
     [
         pytest.param("/", "pages lead in a circle", id="circle"),
         pytest.param("http://127.0.0.1:9/", "on another host; its authorization does not follow", id="another-host"),
+        pytest.param("https://{host}/2", "on another host; its authorization does not follow", id="another-scheme"),
     ],
 )
 def test_pages_that_lead_astray(world, link, says):
     """A tracker cannot keep the job busy for ever, or send its authorization elsewhere."""
     with serving(Saying, says=lambda path: ({"Link": f'<{link}>; rel="next"'}, b"[]")) as tracker:
+        link = link.format(host=f"127.0.0.1:{tracker.server_port}")
         world.file = f"http://127.0.0.1:{tracker.server_port}/"
         status, said = world.sync()
     assert status == 66 and says in said
+
+
+@pytest.mark.parametrize(
+    ("said", "following"),
+    [
+        pytest.param('</2>; rel="next"', "/2", id="quoted"),
+        pytest.param("</2>; rel=next", "/2", id="bare"),
+        pytest.param('</2>; title="More"; rel="next"', "/2", id="after-another-parameter"),
+        pytest.param('</0>; rel="prev", </2>; rel="next", </9>; rel="last"', "/2", id="among-others"),
+        pytest.param('</0>; rel="prev", </9>; rel="last"', "", id="none"),
+        pytest.param(None, "", id="no-header"),
+    ],
+)
+def test_next_page_is_read_from_a_link_header(said, following):
+    """As RFC 8288 lets it be written; a page that is not followed would look deleted."""
+    assert sync.linked({"Link": said} if said else {}) == following
 
 
 def test_address_is_asked_for_the_days_of_the_snapshot(world):
@@ -6770,6 +6953,12 @@ def test_api_that_is_away(world, monkeypatch):
         ),
         pytest.param(
             {"TIMESHEETS_URL": "http://api.example/"}, 78, "TIMESHEETS_URL must start with https://", id="http-api"
+        ),
+        pytest.param(
+            {"TIMESHEETS_URL": "http://127.0.0.1.example/"}, 78, "TIMESHEETS_URL must", id="http-nearly-loopback"
+        ),
+        pytest.param(
+            {"TIMESHEETS_URL": "https://api.example/a b"}, 78, "TIMESHEETS_URL is not a web address", id="blank"
         ),
         pytest.param({"TOKEN_URL": "http://issuer.example/"}, 78, "TOKEN_URL must start with", id="http-token"),
     ],
@@ -6848,6 +7037,14 @@ def test_each_issuer_is_asked_in_its_own_words(env, where, asked):
         pytest.param((404, {"error": "HTTP 404 Not Found"}), 77, "TOKEN_URL", id="no-such-endpoint"),
         pytest.param((200, {"access_token": "opaque", "token_type": "Bearer"}), 78, "TOKEN_RESOURCE", id="opaque"),
         pytest.param((400, {"error": "unauthorized_client"}), 77, "Is the client-credentials grant on", id="grant-off"),
+        pytest.param((200, {"access_token": "a.b.c", "token_type": "DPoP"}), 77, "without a bearer token", id="dpop"),
+        pytest.param(
+            (200, {"access_token": "a.b.c", "token_type": "Bearer", "scope": "no-batch:upload"}),
+            77,
+            "does not permit uploads",
+            id="scope-that-ends-alike",
+        ),
+        pytest.param((201, {"access_token": "a.b.c", "token_type": "Bearer"}), 77, "refused a token (201", id="201"),
     ],
 )
 def test_refusal_by_another_issuer_names_the_setting(answer, status, says):
@@ -6857,13 +7054,37 @@ def test_refusal_by_another_issuer_names_the_setting(answer, status, says):
     assert stop.value.status == status and says in str(stop.value)
 
 
-def test_token_is_kept_for_what_was_asked(world, monkeypatch):
-    """Whoever mends TOKEN_SCOPE gets a token with it, and not the one before."""
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [("TOKEN_SCOPE", "batch:upload", 0), ("AUTH0_CLIENT_ID", "other", 0), ("AUTH0_AUDIENCE", "https://other/", 77)],
+)
+def test_token_is_kept_for_what_was_asked(world, monkeypatch, name, value, status):
+    """Whoever mends TOKEN_SCOPE gets a token with it, and not the one before; so does another client's job."""
     world.write(2)
     world.sync()
-    monkeypatch.setenv("TOKEN_SCOPE", "batch:upload")
-    assert [world.sync()[0], world.sync()[0]] == [0, 0]
-    assert world.tenant.requests["/oauth/token"] == 2
+    world.tenant.clients["other"] = world.tenant.clients[demo.CLIENT_ID]
+    monkeypatch.setenv(name, value)
+    assert [world.sync()[0], world.sync()[0]] == [status, status]
+    assert world.tenant.requests["/oauth/token"] == (3 if status else 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "good"), [({"expires_in": 600}, 600), ({}, 0), ({"expires_in": "soon"}, 0)], ids=["told", "untold", "text"]
+)
+def test_token_is_good_for_as_long_as_the_issuer_says(said, good):
+    """One whose time is not told is used, and not kept; a scope that is not told is the one that was asked for."""
+    answer = {"access_token": "a.b.c", "token_type": "bearer", **said}
+    token, expires = sync.read_token(200, json.dumps(answer).encode(), {"AUTH0_AUDIENCE": AUDIENCE})
+    assert token == "a.b.c" and abs(expires - time.time() - good) < 5
+
+
+def test_token_with_more_than_a_minute_left_is_used(world):
+    """The issuer bills each new one."""
+    world.write(2)
+    world.sync()
+    (cache,) = (world.folder / "state").glob("token-*.json")
+    cache.write_text(json.dumps(json.loads(cache.read_text()) | {"expires": time.time() + 75}))
+    assert world.sync() == (0, "") and world.tenant.requests["/oauth/token"] == 1
 
 
 OIDC_PROVIDER = """
@@ -7203,6 +7424,19 @@ def test_reset_is_a_time_or_a_number_of_seconds():
     assert sync.pause({"x-ratelimit-reset": "30"}, 0) == 30
     assert 20 < sync.pause({"x-ratelimit-reset": str(int(time.time()) + 30)}, 0) <= 30
     assert sync.pause({"x-ratelimit-reset": "900", "x-ratelimit-remaining": "99"}, 0) <= 2  # there is no need to wait
+
+
+def test_pause_lasts_until_the_date_that_is_named():
+    """RFC 9110 section 10.2.3: a date in the place of seconds."""
+    at = email.utils.formatdate(time.time() + 30, usegmt=True)
+    assert 20 < sync.pause({"Retry-After": at}, 0) <= 30
+
+
+def test_pause_that_nobody_names_doubles_up_to_a_minute():
+    """Random, so that jobs that failed together do not come back together, and never at once."""
+    for attempt, most in enumerate((2, 4, 8, 16, 32, 60, 60)):
+        waits = [sync.pause({}, attempt) for _ in range(400)]
+        assert 1 <= min(waits) < max(waits) <= most and max(waits) > 0.8 * most, attempt
 
 
 def test_endless_retry_after_is_no_number():
@@ -8121,6 +8355,16 @@ def test_trouble_is_said_again_after_a_day(world, monkeypatch):
     assert sync_with(4, 5) == (75, "")
 
 
+def test_quiet_job_tells_failures_only(world):
+    """With -q not even what was uploaded; what was rejected is told as ever."""
+    world.write(2)
+    assert world.sync("-q") == (0, "") and len(world.table()) == 1
+    world.write(2, 3, hours=2)
+    world.file.write_text(world.file.read_text() + "Jane,jane@x.example,Big,Web,,d,Yes,2026-11-09,nine,,ten,,\n")
+    status, said = world.sync("-q")
+    assert status == 65 and said.startswith("line 4: ") and said.count("\n") == 1
+
+
 def test_trouble_hides_no_upload_and_no_other_job(world):
     """What is said once is trouble only: what was uploaded is told, and another source's trouble, too."""
     bad = "Jane,jane@x.example,Big,Web,,d,Yes,2026-11-09,nine,2026-11-09,ten,,\n"
@@ -8129,6 +8373,7 @@ def test_trouble_hides_no_upload_and_no_other_job(world):
     world.write(2)
     world.file.write_text(world.file.read_text().replace(TOGGL, TOGGL + bad))
     assert world.sync() == (65, "2 rows: 1 created, 1 rejected\n")
+    assert "line 2: " in world.sync("--feed", "another")[1]
     other = world.file.with_name("other.csv")
     other.write_text(TOGGL + bad)
     world.file = other
@@ -8186,6 +8431,41 @@ WRITTEN = [  # a line of an env file, and the value of A in it
     ('A=""', ""),
     ("A=  # none", ""),
 ]
+
+
+def test_proxy_and_certificates_of_the_env_file_count(tmp_path, monkeypatch):
+    """A name that says where certificates are, or a proxy in any case of letters, is where urllib and ssl look."""
+    file = tmp_path / "sync.env"
+    file.write_text("SSL_CERT_FILE=/certificates.pem\nHttps_Proxy=http://proxy.example\nTOKEN_SCOPE=x\n")
+    file.chmod(0o600)
+    for name in ("SSL_CERT_FILE", "Https_Proxy", "TOKEN_SCOPE"):
+        monkeypatch.setenv(name, "")  # so that what sync.py takes from the file is gone after the test
+        monkeypatch.delenv(name)
+    assert sync.environment(argparse.Namespace(env_file=str(file)))["TOKEN_SCOPE"] == "x"
+    found = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "Https_Proxy", "TOKEN_SCOPE")}
+    assert found == {
+        "SSL_CERT_FILE": "/certificates.pem", "Https_Proxy": "http://proxy.example", "TOKEN_SCOPE": None
+    }  # fmt: skip
+
+
+def test_this_machine_is_asked_without_the_proxy(world, monkeypatch):
+    """What is on loopback no proxy could reach, and its http:// would show it the token."""
+    for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "" if "NO" in name.upper() else "http://127.0.0.1:9")
+    world.write(2)
+    assert world.sync() == (0, "1 row: 1 created\n") and world.slept == []
+
+
+def test_state_is_kept_where_the_system_says(tmp_path, monkeypatch):
+    """XDG_STATE_HOME, for this user only."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = sync.state_folder(argparse.Namespace(state_dir=None))
+    assert folder == str(tmp_path / "timesheets-sync") and os.stat(folder).st_mode & 0o777 == 0o700
+
+
+def test_reports_of_a_tracker_are_of_its_feed():
+    """Whoever changes from one to the other keeps the keys."""
+    assert sync.parse_options(["toggl-reports"]).feed == sync.parse_options(["toggl"]).feed == "toggl"
 
 
 @pytest.mark.parametrize("mark, end", [("", "\n"), ("\ufeff", "\r\n")], ids=["unix", "notepad"])
@@ -8354,6 +8634,7 @@ MATCHES = [  # name, rows, held, the plan when all that is held is covered
     ("adopts-nothing-of-another-day", [ID7], [work("P/a", 1, "1", day="2026-11-03")], ["+7", "-1"]),
     ("adopts-nothing-of-another-person", [ID7], [work("P/a", 1, "1", person="bob", user="bob@x")], ["+7", "-1"]),
     ("adopts-nothing-that-has-an-id", [ID7], [work("P/a", 1, "f:6")], ["+7", "-6"]),
+    ("adopts-nothing-approved-that-has-an-id", [ID7], [work("P/a", 2, "f:6", approved=True)], ["+7", "!6"]),
     ("adopts-nothing-that-a-row-claims", [ID7, P1], [H1], ["+7", "=1"]),
     ("without-its-id-again", [P1], [ID7], ["=7"]),
     ("without-its-id-and-edited", [work("P/a", 2)], [ID7], ["~7"]),
@@ -8373,6 +8654,7 @@ MATCHES = [  # name, rows, held, the plan when all that is held is covered
     ("no-length-adopts-nothing", [work("P/a", 0, "f:7"), P1], [H1], ["-7", "=1"]),
     ("unknown-length-keeps", [work("P/x", None, "f:7")], [ID7], []),
     ("unknown-length-never-seen", [work("P/a", None, "f:7")], [], []),
+    ("unknown-length-without-id-takes-nothing", [work("P/b", None), work("P/b", 3)], [H2], ["~2"]),
     # Else the approved hour and this one were both paid.
     ("one-of-two-equal-is-approved", [P1], [A1, work("P/a", 1, "2")], ["=1", "-2"]),
     ("the-other-of-two-equal-is-approved", [P1], [H1, work("P/a", 1, "2", approved=True)], ["=2", "-1"]),
@@ -8394,6 +8676,41 @@ def test_approved_entry_stands_in_the_way_of_covered_days_only():
     approved = work("P/a", 2, "1", approved=True)
     for covered, sign in ((set(), "+"), ({approved.key}, "!")):
         assert [step.sign for step in sync.match([ID7], [approved], covered, "f")] == [sign]
+
+
+def ann_worked(count, hours=1, key="", **changes):
+    """Entries of Ann's, on projects 0, 1, 2 ..., with ids or numbers that begin with `key`, or without."""
+    return [work(str(n), hours, key and f"{key}{n}", **changes) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "meant", "says"),
+    [
+        pytest.param(ann_worked(6, 1, "f:", user="bob@x"), ann_worked(6, 1, "f:"), None,
+                     "The plan deletes, or gives to another person, 6 of 6 entries", id="six-given-away"),
+        pytest.param(ann_worked(5, 1, "f:", user="bob@x"), ann_worked(5, 1, "f:"), None, "", id="five-given-away"),
+        pytest.param(ann_worked(6, 1, "f:", user="bob@x") + ann_worked(60, 1, "f:")[6:], ann_worked(60, 1, "f:"), None,
+                     "", id="a-tenth-given-away"),
+        pytest.param(ann_worked(6, 1, "f:", user="bob@x"), ann_worked(6, 1, "f:"), 6, "", id="given-away-and-meant"),
+        pytest.param(ann_worked(1, 0, "f:"), ann_worked(1, 1, "f:"), 0, "deletes, or gives to another person, 1 of 1 entry",
+                     id="none-is-meant"),
+        pytest.param(ann_worked(6, 0, "f:"), ann_worked(6, 1, "f:"), None, "\n    - 2026-11-02 ann@x 0 1 h\n",
+                     id="corrected-to-no-length"),
+        pytest.param(ann_worked(4, 2, "f:"), ann_worked(4, 1, "f:"), None, "", id="ids-tell-what-is-rewritten"),
+        pytest.param(ann_worked(4, 2), ann_worked(4, 1, "1"), None, "would rewrite 4 of 4 entries", id="rewritten"),
+        pytest.param(ann_worked(4, 2), ann_worked(4, 1, "1", approved=True), None, "would rewrite 4 of 4 entries",
+                     id="rewritten-if-it-were-not-approved"),
+        pytest.param(ann_worked(1, 0), ann_worked(4, 1, "1"), None, "", id="day-without-work"),
+    ],
+)  # fmt: skip
+def test_guard(rows, held, meant, says):
+    """What looks like half an export, or another one, is asked about, unless as much is meant; nothing else is."""
+    options = argparse.Namespace(max_delete=meant, user=None, names={"user": {}})
+    covered = {entry.key for entry in held if NUMBERED.fullmatch(entry.key)}
+    plan = sync.match(rows, held, covered, "f")
+    with pytest.raises(sync.Stop) if says else contextlib.nullcontext() as stop:
+        sync.guard(plan, rows, held, covered, options)
+    assert not says or (stop.value.status == 64 and says in str(stop.value))
 
 
 DAYS, WHO = st.sampled_from(["2026-11-02", "2026-11-03"]), {"ann": "ann@x", "ann@x": "ann@x", "bob": "bob@x"}
@@ -8842,6 +9159,7 @@ PLAIN_HEAD, KEYED_HEAD = "date,user_id,project,hours,description\n", "date,user_
 BOB = "2026-11-02,bob@x,P,3,\n"
 THREE = PLAIN_HEAD + ENTRY.format(2, 1, "") + ENTRY.format(3, 2, "") + BOB
 NOVEMBER = ("--snapshot", "2026-11-01..2026-11-30")
+TWO_OF_ANN = "2026-11-02,Ann,P,1,\n2026-11-02,Ann,P,2,\n"
 
 
 @pytest.mark.parametrize(
@@ -8849,9 +9167,17 @@ NOVEMBER = ("--snapshot", "2026-11-01..2026-11-30")
     [
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 4, ""), (), 0, [2, 3, 4], id="a-day-of-a-file"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 1, ""), NOVEMBER, 0, [1, 3], id="a-window"),
+        pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 1, ""), ("--since", "2026-11-01"), 0, [1, 2, 3],
+                     id="since-tells-no-window"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 4, ""), ("--add-only", *NOVEMBER), 0, [2, 3, 4], id="add-only"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 0, ""), (), 0, [2, 3], id="a-day-of-no-length"),
         pytest.param(THREE, PLAIN_HEAD, NOVEMBER, 0, [1, 2, 3], id="an-empty-input"),
+        pytest.param(THREE, PLAIN_HEAD, ("--user", "ann@x", *NOVEMBER), 0, [1, 2, 3], id="an-empty-input-of---user"),
+        pytest.param(EXPORT, EXPORT.replace("10:00:00,01:00:00", ","), (), 0, [1], id="a-day-on-which-a-timer-runs"),
+        pytest.param(PLAIN_HEAD + TWO_OF_ANN, PLAIN_HEAD + "2026-11-02,Ann,P,1,\n", ("--user", "ann@x"), 0, [1],
+                     id="a-day-of-one-with-another-name-in-the-api"),
+        pytest.param(PLAIN_HEAD + TWO_OF_ANN, PLAIN_HEAD + "2026-11-02,A. Lee,P,1,\n", ("--user", "Ann"), 0, [1],
+                     id="a-day-of-one-with-another-name-in-the-export"),
         pytest.param(THREE, PLAIN_HEAD + BOB, ("--user", "ann@x", *NOVEMBER), 0, [3], id="of---user-too"),
         pytest.param(THREE + ENTRY.format(2, 4, ""), THREE + ENTRY.format(2, "x", ""), (), 65, [1, 2, 3, 4],
                      id="a-day-with-an-unreadable-row"),
@@ -8865,8 +9191,12 @@ NOVEMBER = ("--snapshot", "2026-11-01..2026-11-30")
                      [2, 3], id="ids-cover-nothing"),
         pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1) + KEYED.format(2, 2, 2), KEYED_HEAD + KEYED.format(2, 0, 1), (), 0,
                      [2], id="no-length-by-id"),
+        pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1) + KEYED.format(3, 2, 2), KEYED_HEAD + KEYED.format(2, 1, 1),
+                     NOVEMBER, 0, [1], id="a-window-of-keys-of-their-own"),
         pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1), KEYED_HEAD + KEYED.format(20, 0, 1), (), 0, [],
                      id="no-length-by-id-on-another-day"),
+        pytest.param(KEYED_HEAD + KEYED.format(2, 1, 1) + KEYED.format(2, 2, 2), KEYED_HEAD + KEYED.format(2, 0, 1),
+                     ("--add-only",), 0, [1, 2], id="no-length-by-id-of-add-only"),
     ],
 )  # fmt: skip
 def test_what_the_input_lacks_is_deleted_where_it_says_all(door, monkeypatch, before, now, options, status, left):
@@ -9805,6 +10135,13 @@ def test_document_speaks_of_settings_and_options_that_exist(document):
     for line in re.findall(r"^.*sync\.py .*$", text, re.MULTILINE):
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", line.partition("sync.py ")[2])) <= options_of_the_job(), line
     assert all(name in globals() for name in re.findall(r"`(test_\w+)`", text))
+
+
+def test_messages_that_are_explained_are_said():
+    """What docs/trackers.md tells to do, it tells to do about a sentence of sync.py."""
+    table = document_text("docs/trackers.md").partition("| message | what to do |")[2]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert messages and all(message.rstrip(":") in inspect.getsource(sync) for message in messages)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
