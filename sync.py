@@ -1050,8 +1050,6 @@ class Export:
             else:
                 people |= names
                 days |= {(name, row.day) for name in names if not row.key and row.seconds is not None}
-        if self.rows and self.options.user:
-            people.add(spelled(self.options.user))
         found = set()
         for entry in held:
             names = {entry.user, entry.person} - {""}

@@ -9183,6 +9183,8 @@ TWO_OF_ANN = "2026-11-02,Ann,P,1,\n2026-11-02,Ann,P,2,\n"
                      id="a-day-with-an-unreadable-row"),
         pytest.param(THREE + ENTRY.format(2, 4, ""), PLAIN_HEAD + ENTRY.format(2, 1, "") + ENTRY.format(3, "x", ""),
                      NOVEMBER, 65, [1, 2, 3], id="a-window-with-an-unreadable-row"),
+        pytest.param(THREE, PLAIN_HEAD + ENTRY.format(5, "x", ""), ("--user", "ann@x", *NOVEMBER), 65, [1, 2, 3],
+                     id="a-window-of---user-without-a-readable-row"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 1, "") + "2026-11-40,ann@x,P,2,\n", NOVEMBER, 65, [1, 2, 3],
                      id="a-window-with-an-unreadable-day"),
         pytest.param(THREE, PLAIN_HEAD + ENTRY.format(2, 1, "") + "2026-11-03,,P,2,\n", NOVEMBER, 65, [1, 2, 3],
