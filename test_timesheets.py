@@ -986,12 +986,10 @@ def test_keys_are_taken_from_a_plain_answer_only(tenant, tmp_path, way):
         def do_GET(self):
             self.reply(*answers[self.path])
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Publisher) as server:
-        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+    with serving(Publisher) as server:
         address = f"http://127.0.0.1:{server.server_port}/{way}"
         with contextlib.closing(Api(tenant, str(tmp_path / "timesheets.db"), JWKS_URL=address)) as api:
             assert status(api) == (200 if way == "plain" else UNAVAILABLE)
-        server.shutdown()
 
 
 def test_health_of_an_idle_api_is_fresh_again_at_the_next_look(keyed):
@@ -7062,7 +7060,7 @@ def test_token_is_kept_for_what_was_asked(world, monkeypatch, name, value, statu
     """Whoever mends TOKEN_SCOPE gets a token with it, and not the one before; so does another client's job."""
     world.write(2)
     world.sync()
-    world.tenant.clients["other"] = world.tenant.clients[demo.CLIENT_ID]
+    monkeypatch.setitem(world.tenant.clients, "other", world.tenant.clients[demo.CLIENT_ID])
     monkeypatch.setenv(name, value)
     assert [world.sync()[0], world.sync()[0]] == [status, status]
     assert world.tenant.requests["/oauth/token"] == (3 if status else 2)
